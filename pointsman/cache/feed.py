@@ -1,0 +1,222 @@
+"""The configuration, kept current: loaded once, then every committed version in the order of commits (DESIGN 3).
+
+A notification is only the doorbell. The jittered poll is the guarantee, and a router that decides finds out from its
+own first round trip that the cache is behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from enum import StrEnum
+
+import asyncpg
+import structlog
+
+from pointsman.cache.indexes import TABLES, Change, Indexes
+from pointsman.errors import DatabaseUnfit, NotReady, PointsmanError
+from pointsman.store import Connection, RowImage, Store, Version, translated
+
+log = structlog.get_logger()
+
+POLL_SECONDS = (0.25, 1.0)
+BACKOFF_SECONDS = (0.1, 5.0)
+STALE_AFTER_SECONDS = 5.0
+SLICE_ROWS = 2_000
+"""Rows read or applied between two looks at other work: some milliseconds."""
+
+
+class FeedState(StrEnum):
+    """How far the cache may be believed."""
+
+    LOADING = "loading"
+    FRESH = "fresh"
+    STALE = "stale"
+    DOWN = "down"
+
+
+class Cache:
+    """The indexes at the newest version that was applied whole, and the task that keeps them there.
+
+    Changes are applied in place, whole versions at a time, with other work let in between slices; whoever wants to
+    decide waits in `at_least` until no version is half applied. That costs nothing: a decision on an older version
+    could not commit.
+    """
+
+    def __init__(self, store: Store, listen_dsn: str | None = None, timeout: float = 5.0) -> None:
+        self._store = store
+        self._listen_dsn = listen_dsn
+        self._timeout = timeout
+        self._indexes: Indexes | None = None
+        self._is_whole = False
+        self._lock = asyncio.Lock()
+        self._doorbell = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._proven_at = float("-inf")
+        self._is_connected = False
+
+    @property
+    def state(self) -> FeedState:
+        """`fresh` while the version was proven to be the newest within the last seconds."""
+        if self._indexes is None:
+            return FeedState.LOADING
+        if time.monotonic() - self._proven_at <= STALE_AFTER_SECONDS:
+            return FeedState.FRESH
+        return FeedState.STALE if self._is_connected else FeedState.DOWN
+
+    @property
+    def version(self) -> int | None:
+        """The version of the indexes, None before the first load."""
+        return None if self._indexes is None else self._indexes.version
+
+    async def start(self) -> None:
+        """Listen and load; raises what stands in the way. From then on the feed supervises itself."""
+        listener = await self._listen()
+        try:
+            await self.catch_up(listener)
+        except BaseException:
+            listener.terminate()
+            raise
+        self._task = asyncio.create_task(self._supervise(listener), name="pointsman-feed")
+
+    async def stop(self) -> None:
+        """End the feed's task and its connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def at_least(self, version: Version) -> Indexes:
+        """The indexes at `version` or a later one, whole. The caller must not await before it is done with them."""
+        if not self._has(version):
+            async with self._store.connection() as connection:
+                await self.catch_up(connection)
+        if self._indexes is None or not self._is_whole:
+            raise NotReady("the router has not loaded its configuration yet")
+        return self._indexes
+
+    async def catch_up(self, connection: Connection) -> None:
+        """Apply everything that was committed up to now; load anew where the feed does not reach."""
+        async with self._lock:
+            asked_at = time.monotonic()
+            if self._indexes is None or not self._is_whole:
+                await self._load(connection)
+            else:
+                indexes = self._indexes
+                with translated():
+                    current, is_known = await self._store.history(connection, Version(indexes.version, indexes.token))
+                if not is_known:
+                    log.warning("the cache's config version is not part of the history any more, loading anew")
+                    await self._load(connection)
+                elif current is not None and current.number > indexes.version:
+                    await self._apply(connection, indexes)
+            self._proven_at = asked_at
+
+    def _has(self, version: Version) -> bool:
+        indexes = self._indexes
+        if indexes is None or not self._is_whole:
+            return False
+        return indexes.version > version.number or (indexes.version, indexes.token) == version
+
+    # reading
+
+    async def _load(self, connection: Connection) -> None:
+        """Read the tables as of one moment into new indexes, and put these in the place of the old ones."""
+        with translated():
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                version = await self._store.version(connection)
+                if version is None:
+                    raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
+                indexes = Indexes(version.number, version.token)
+                for table in TABLES:
+                    async for rows in self._store.images(connection, table, SLICE_ROWS):
+                        for row in rows:
+                            indexes.apply(Change(table, "", row), version.number)
+                        await asyncio.sleep(0)
+        self._indexes = indexes
+        self._is_whole = True
+
+    async def _apply(self, connection: Connection, indexes: Indexes) -> None:
+        """Bring the indexes to the newest version, in place, in slices; what breaks off on the way loads anew."""
+        with translated():
+            changes = await self._store.changes(connection, indexes.version, SLICE_ROWS)
+            if len(changes) == SLICE_ROWS:  # there may be more
+                changes = [change async for change in self._all_changes(connection, indexes.version)]
+        if any(change.op == "t" for change in changes):
+            await self._load(connection)
+            return
+        self._is_whole = False
+        for count, change in enumerate(changes, start=1):
+            if change.table is not None and change.key is not None:
+                indexes.apply(Change(change.table, change.key, change.image), change.version.number)
+            if count % SLICE_ROWS == 0:
+                await asyncio.sleep(0)
+        if changes:
+            indexes.version, indexes.token = changes[-1].version
+        self._is_whole = True
+
+    async def _all_changes(self, connection: Connection, since: int) -> AsyncIterator[RowImage]:
+        async with connection.transaction():
+            async for rows in self._store.all_changes(connection, since, SLICE_ROWS):
+                for row in rows:
+                    yield row
+                await asyncio.sleep(0)
+
+    # following
+
+    async def _listen(self) -> asyncpg.Connection:
+        connection = await self._store.listener(self._listen_dsn, self._timeout)
+        try:
+            with translated():
+                await connection.add_listener("pointsman", self._ring)
+        except DatabaseUnfit:
+            log.warning("the server takes no LISTEN here; configuration is followed by polling alone")
+        except BaseException:
+            connection.terminate()
+            raise
+        connection.add_termination_listener(self._ring)
+        return connection
+
+    def _ring(self, *_: object) -> None:
+        self._doorbell.set()
+
+    async def _follow(self, listener: asyncpg.Connection) -> None:
+        """Catch up at every ring and every poll, until something raises."""
+        self._is_connected = True
+        try:
+            while True:
+                self._doorbell.clear()
+                await self.catch_up(listener)
+                poll = random.uniform(*POLL_SECONDS)  # noqa: S311 - spreads routers out, guards nothing
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._doorbell.wait(), poll)
+        finally:
+            self._is_connected = False
+            listener.terminate()
+
+    async def _supervise(self, listener: asyncpg.Connection) -> None:
+        """Follow; when that breaks, connect again, for ever. A retry library's default would give up here."""
+        shortest, longest = BACKOFF_SECONDS
+        pause = shortest
+        while True:
+            began = time.monotonic()
+            try:
+                await self._follow(listener)
+            except Exception as error:  # noqa: BLE001 - whatever it was, an unsupervised feed would be worse
+                log.warning("the configuration feed broke off, connecting again", error=str(error))
+            if time.monotonic() - began > longest:
+                pause = shortest
+            listener, pause = await self._reconnect(pause)
+
+    async def _reconnect(self, pause: float) -> tuple[asyncpg.Connection, float]:
+        """A new listener, after at least `pause` seconds, and how long to wait at the next time."""
+        while True:
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - keeps routers from coming all at once
+            pause = min(2 * pause, BACKOFF_SECONDS[1])
+            try:
+                return await self._listen(), pause
+            except (PointsmanError, OSError, asyncpg.PostgresError) as error:
+                log.warning("the database is away", error=str(error))

@@ -1,0 +1,368 @@
+"""The configuration at one version, laid out so that a lead finds its candidates without walking a table.
+
+Buyers have dense numbers local to each market they take leads in. A postal code, a city or a whole market is a bitmap
+of these numbers, and so are an offer's enrollments within the market (a cell): who can have a lead is one
+intersection. Nothing here does I/O, and nothing depends on the order in which rows came.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from pyroaring import BitMap
+
+from pointsman.engine import geo
+from pointsman.engine.configuration import (
+    Area,
+    Buyer,
+    Enrollment,
+    Exclusivity,
+    Image,
+    Offer,
+    read_area,
+    read_exclusivity,
+    read_offer,
+    read_policy,
+)
+from pointsman.engine.policy import Policy, specificity
+from pointsman.model import Lead
+
+TABLES = (
+    "offers",
+    "buyers",
+    "buyer_offers",
+    "buyer_service_areas",
+    "offer_exclusivities",
+    "routing_policies",
+)
+"""The configuration tables, each before those whose rows name its own."""
+
+_NOTHING = BitMap()
+_REMEMBERED_POLICIES = 100_000
+
+
+class Change(NamedTuple):
+    """One row of the log: `image` is the row as it is now, None where it is gone."""
+
+    table: str
+    key: str
+    image: Image | None
+
+
+class Cell:
+    """What an offer has in a market: its enrollments by the market's numbers."""
+
+    __slots__ = ("enrolled", "rows")
+
+    def __init__(self) -> None:
+        self.enrolled = BitMap()
+        self.rows: dict[int, Enrollment] = {}
+
+    def put(self, number: int, enrollment: Enrollment) -> None:
+        self.enrolled.add(number)
+        self.rows[number] = enrollment
+
+    def drop(self, number: int) -> None:
+        self.enrolled.discard(number)
+        self.rows.pop(number, None)
+
+
+class Market:
+    """Who takes leads where in one market."""
+
+    __slots__ = ("_free", "_repeated", "_scopes", "cells", "covering", "numbers")
+
+    def __init__(self) -> None:
+        self.numbers: dict[UUID, int] = {}
+        self.cells: dict[UUID, Cell] = {}
+        self.covering: dict[tuple[str, str | None], BitMap] = {}
+        self._scopes: dict[int, dict[str, int]] = {}
+        # (scope, value, number) -> how many more rows say the same: rows whose values are equal once normalised
+        self._repeated: dict[tuple[str, str | None, int], int] = {}
+        self._free: list[int] = []
+
+    def add(self, area: Area) -> bool:
+        """Count an area in; true if it is the buyer's first here."""
+        number = self.numbers.get(area.buyer_id)
+        is_first = number is None
+        if number is None:
+            number = self.numbers[area.buyer_id] = self._free.pop() if self._free else len(self.numbers)
+            self._scopes[number] = {}
+        scopes = self._scopes[number]
+        scopes[area.scope] = scopes.get(area.scope, 0) + 1
+        place = (area.scope, area.value)
+        buyers = self.covering.get(place)
+        if buyers is None:
+            self.covering[place] = BitMap((number,))
+        elif number in buyers:
+            self._repeated[*place, number] = self._repeated.get((*place, number), 0) + 1
+        else:
+            buyers.add(number)
+        return is_first
+
+    def remove(self, area: Area) -> bool:
+        """Take back what `add` counted in; true if it was the buyer's last here."""
+        number = self.numbers[area.buyer_id]
+        place = (area.scope, area.value)
+        if more := self._repeated.pop((*place, number), 0):
+            if more > 1:
+                self._repeated[*place, number] = more - 1
+        else:
+            self.covering[place].discard(number)
+            if not self.covering[place]:
+                del self.covering[place]
+        scopes = self._scopes[number]
+        scopes[area.scope] -= 1
+        if not scopes[area.scope]:
+            del scopes[area.scope]
+        if scopes:
+            return False
+        del self.numbers[area.buyer_id], self._scopes[number]
+        self._free.append(number)
+        return True
+
+    def scopes(self, buyer_id: UUID) -> frozenset[str]:
+        """The scopes in which the buyer has areas here."""
+        number = self.numbers.get(buyer_id)
+        return frozenset() if number is None else frozenset(self._scopes[number])
+
+    def holding(self, postal_code: str | None, city: str | None) -> BitMap:
+        """The numbers of the buyers with an area that holds a lead."""
+        found = self.covering.get(("market", None), _NOTHING)
+        if city is not None and (buyers := self.covering.get(("city", city))):
+            found = found | buyers
+        if postal_code is not None and (buyers := self.covering.get(("postal_code", postal_code))):
+            found = found | buyers
+        return found
+
+
+class Indexes:
+    """The configuration at `version`; `token` tells it from the same version of another history."""
+
+    def __init__(self, version: int, token: UUID) -> None:
+        self.version = version
+        self.token = token
+        self.offers: dict[UUID, Offer] = {}
+        self.buyers: dict[UUID, Buyer] = {}
+        self.enrollments: dict[UUID, dict[UUID, Enrollment]] = {}
+        self.areas: dict[UUID, Area] = {}
+        self.markets: dict[UUID, Market] = {}
+        self.policies: dict[UUID, Policy] = {}
+        self.exclusivity_rows: dict[UUID, Exclusivity] = {}
+        self._enrollments_of: dict[UUID, dict[UUID, Enrollment]] = {}
+        self._held: dict[tuple[UUID, UUID | None, str, str | None], list[Exclusivity]] = {}
+        self._markets_with_cells: dict[UUID, list[Market]] = {}
+        self._winning_policy: dict[tuple[UUID | None, UUID | None, UUID | None], Policy | None] = {}
+        self._put: dict[str, Callable[[Image, int], None]] = {
+            "offers": self._put_offer,
+            "buyers": self._put_buyer,
+            "buyer_offers": self._put_enrollment,
+            "buyer_service_areas": self._put_area,
+            "offer_exclusivities": self._put_exclusivity,
+            "routing_policies": self._put_policy,
+        }
+        self._drop: dict[str, Callable[[str], None]] = {
+            "offers": lambda key: self.offers.pop(UUID(key), None) and None,
+            "buyers": self._drop_buyer,
+            "buyer_offers": self._drop_enrollment,
+            "buyer_service_areas": lambda key: self._drop_area(UUID(key)),
+            "offer_exclusivities": lambda key: self._drop_exclusivity(UUID(key)),
+            "routing_policies": lambda key: self._drop_policy(UUID(key)),
+        }
+
+    # what a decision asks
+
+    def policy(self, lead: Lead) -> Policy | None:
+        """The most specific active policy that matches; remembered until a policy changes."""
+        key = (lead.offer_id, lead.vertical_id, lead.market_id)
+        try:
+            return self._winning_policy[key]
+        except KeyError:
+            matching = (policy for policy in self.policies.values() if _matches(policy, lead))
+            if len(self._winning_policy) == _REMEMBERED_POLICIES:  # leads can name any ids
+                self._winning_policy.clear()
+            self._winning_policy[key] = winner = min(matching, key=specificity, default=None)
+            return winner
+
+    def offer(self, offer_id: UUID | None) -> Offer | None:
+        """The offer, if it exists."""
+        return None if offer_id is None else self.offers.get(offer_id)
+
+    def covering(self, lead: Lead) -> Sequence[Enrollment]:
+        """The enrollments in the lead's offer of buyers with a service area that holds the lead."""
+        if lead.market_id is None or lead.offer_id is None:
+            return ()
+        market = self.markets.get(lead.market_id)
+        if market is None:
+            return ()
+        cell = market.cells.get(lead.offer_id)
+        if cell is None:
+            cell = self._cell(market, lead.offer_id)
+        rows = cell.rows
+        holding = market.holding(geo.postal_code(lead.postal_code), geo.city(lead.city))
+        return [rows[number] for number in holding & cell.enrolled]
+
+    def exclusivities(self, lead: Lead) -> Iterable[Sequence[Exclusivity]]:
+        """The exclusivities that match the lead, a list a scope, most specific first."""
+        offer_id, market_id = lead.offer_id, lead.market_id
+        if not self._held or offer_id is None:
+            return []
+        places = [(offer_id, None, "offer", None)]
+        if market_id is not None:
+            postal_code, city = geo.postal_code(lead.postal_code), geo.city(lead.city)
+            places = [
+                (offer_id, market_id, "postal_code", postal_code),
+                (offer_id, market_id, "city", city),
+                (offer_id, market_id, "market", None),
+                *places,
+            ]
+        return [rows for place in places if (rows := self._held.get(place))]
+
+    # what an explanation asks besides
+
+    def enrolled(self, offer_id: UUID | None) -> Mapping[UUID, Enrollment]:
+        """Every enrollment in the offer, by buyer."""
+        return {} if offer_id is None else self.enrollments.get(offer_id, {})
+
+    def scopes(self, buyer_id: UUID, market_id: UUID | None) -> frozenset[str]:
+        """The scopes of the buyer's active areas in the market."""
+        market = None if market_id is None else self.markets.get(market_id)
+        return frozenset() if market is None else market.scopes(buyer_id)
+
+    def sizes(self) -> dict[str, int]:
+        """How many rows of each kind are in force."""
+        return {
+            "offers": len(self.offers),
+            "buyers": len(self.buyers),
+            "enrollments": sum(map(len, self.enrollments.values())),
+            "service_areas": len(self.areas),
+            "exclusivities": len(self.exclusivity_rows),
+            "policies": len(self.policies),
+        }
+
+    # how it changes
+
+    def apply(self, change: Change, version: int) -> None:
+        """Put one row in its new place; until `version` is set to match, the whole stands between two versions."""
+        if change.image is None:
+            self._drop[change.table](change.key)
+        else:
+            self._put[change.table](change.image, version)
+
+    def _put_offer(self, image: Image, version: int) -> None:
+        self.offers[image["id"]] = read_offer(image)
+
+    def _put_buyer(self, image: Image, version: int) -> None:
+        buyer = Buyer(image, version)
+        before = self.buyers.get(buyer.id)
+        if before is not None and buyer.counts_like(before):
+            buyer.changed = before.changed
+        self.buyers[buyer.id] = buyer
+        self._belong(buyer.id, buyer)
+
+    def _drop_buyer(self, key: str) -> None:
+        buyer_id = UUID(key)
+        self.buyers.pop(buyer_id, None)
+        self._belong(buyer_id, None)
+
+    def _belong(self, buyer_id: UUID, buyer: Buyer | None) -> None:
+        for enrollment in self._enrollments_of.get(buyer_id, {}).values():
+            enrollment.belong_to(buyer)
+
+    def _put_enrollment(self, image: Image, version: int) -> None:
+        enrollment = Enrollment(image, self.buyers.get(image["buyer_id"]), version)
+        buyer_id, offer_id = enrollment.buyer_id, enrollment.offer_id
+        of_offer = self.enrollments.setdefault(offer_id, {})
+        before = of_offer.get(buyer_id)
+        if before is not None and enrollment.counts_like(before):
+            enrollment.changed = before.changed
+        of_offer[buyer_id] = enrollment
+        self._enrollments_of.setdefault(buyer_id, {})[offer_id] = enrollment
+        for market in self._markets_with_cells.get(offer_id, ()):
+            if (number := market.numbers.get(buyer_id)) is not None:
+                market.cells[offer_id].put(number, enrollment)
+
+    def _drop_enrollment(self, key: str) -> None:
+        buyer_id, offer_id = map(UUID, key.split(":"))
+        if not self._enrollments_of.get(buyer_id, {}).pop(offer_id, None):
+            return
+        del self.enrollments[offer_id][buyer_id]
+        for market in self._markets_with_cells.get(offer_id, ()):
+            if (number := market.numbers.get(buyer_id)) is not None:
+                market.cells[offer_id].drop(number)
+
+    def _put_area(self, image: Image, version: int) -> None:
+        self._drop_area(image["id"])
+        area = read_area(image)
+        if area is None:
+            return
+        self.areas[image["id"]] = area
+        market = self.markets.setdefault(area.market_id, Market())
+        if market.add(area):
+            number = market.numbers[area.buyer_id]
+            for offer_id, enrollment in self._enrollments_of.get(area.buyer_id, {}).items():
+                if cell := market.cells.get(offer_id):
+                    cell.put(number, enrollment)
+
+    def _drop_area(self, area_id: UUID) -> None:
+        area = self.areas.pop(area_id, None)
+        if area is None:
+            return
+        market = self.markets[area.market_id]
+        number = market.numbers[area.buyer_id]
+        if not market.remove(area):
+            return
+        for cell in market.cells.values():
+            cell.drop(number)
+
+    def _put_exclusivity(self, image: Image, version: int) -> None:
+        self._drop_exclusivity(image["id"])
+        row = read_exclusivity(image)
+        if row is not None:
+            self.exclusivity_rows[row.id] = row
+            insort(self._held.setdefault(_place(row), []), row, key=lambda other: other.id.int)
+
+    def _drop_exclusivity(self, exclusivity_id: UUID) -> None:
+        row = self.exclusivity_rows.pop(exclusivity_id, None)
+        if row is None:
+            return
+        rows = self._held[_place(row)]
+        rows.remove(row)
+        if not rows:
+            del self._held[_place(row)]
+
+    def _put_policy(self, image: Image, version: int) -> None:
+        self._drop_policy(image["id"])
+        policy = read_policy(image)
+        if policy is not None:
+            self.policies[policy.id] = policy
+
+    def _drop_policy(self, policy_id: UUID) -> None:
+        self.policies.pop(policy_id, None)
+        self._winning_policy.clear()
+
+    def _cell(self, market: Market, offer_id: UUID) -> Cell:
+        """Build the cell of an offer that this market has seen no lead of; changes keep it from then on."""
+        cell = Cell()
+        for buyer_id, enrollment in self.enrolled(offer_id).items():
+            if (number := market.numbers.get(buyer_id)) is not None:
+                cell.put(number, enrollment)
+        if offer_id in self.enrollments:
+            market.cells[offer_id] = cell
+            self._markets_with_cells.setdefault(offer_id, []).append(market)
+        return cell
+
+
+def _matches(policy: Policy, lead: Lead) -> bool:
+    return (
+        (policy.offer_id is None or policy.offer_id == lead.offer_id)
+        and (policy.vertical_id is None or policy.vertical_id == lead.vertical_id)
+        and (policy.market_id is None or policy.market_id == lead.market_id)
+    )
+
+
+def _place(row: Exclusivity) -> tuple[UUID, UUID | None, str, str | None]:
+    return row.offer_id, row.market_id, row.scope, row.value

@@ -1,0 +1,256 @@
+"""Rows of configuration as the engine reads them: folded once, when they are applied, never on the path of a lead.
+
+An image is a mapping with the columns that the router uses (`sql/migrations`, the `image_*` views); its JSON columns are
+text, its instants microseconds. A bad row makes itself ineffective, and says so; it never raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntFlag
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pointsman.engine import geo
+from pointsman.engine.hours import Hours, UnknownZone, compile_hours
+from pointsman.engine.policy import Policy, read_rules
+from pointsman.engine.zones import Zone, zone
+
+Image = Mapping[str, Any]
+
+
+class Fault(IntFlag):
+    """What keeps an enrollment from a lead, as bits, in the order in which reasons are listed.
+
+    Up to `ZERO_WEIGHT` they stand in the row (`Enrollment.faults`); the later ones depend on the instant or the policy.
+    """
+
+    BUYER_MISSING = 1 << 0
+    INACTIVE = 1 << 1
+    BAD_HOURS = 1 << 2
+    BAD_ZONE_OF_HOURS = 1 << 3
+    BAD_ZONE_OF_CAPS = 1 << 4
+    BAD_HOURLY_CAP = 1 << 5
+    BAD_DAILY_CAP = 1 << 6
+    BAD_PRIORITY_RANK = 1 << 7
+    BAD_WEIGHT = 1 << 8
+    BAD_SLA = 1 << 9
+    PAUSED = 1 << 10
+    BELOW_MIN_BALANCE = 1 << 11
+    ZERO_WEIGHT = 1 << 12
+    CLOSED = 1 << 13
+    HOURLY_CAP_OF_ENROLLMENT = 1 << 14
+    HOURLY_CAP_OF_BUYER = 1 << 15
+    DAILY_CAP_OF_ENROLLMENT = 1 << 16
+    DAILY_CAP_OF_BUYER = 1 << 17
+    SLA_TOO_SLOW = 1 << 18
+
+
+class Offer(NamedTuple):
+    """What a lead answers to."""
+
+    id: UUID
+    vertical_id: UUID | None
+    market_id: UUID | None
+    is_active: bool
+
+
+class Caps(NamedTuple):
+    """The limits that one holder sets, None being unlimited; what cannot be read is None here and a fault there."""
+
+    hourly: int | None
+    daily: int | None
+
+
+class Buyer:
+    """Who may receive leads. `changed` is the config version at which its caps or its zone last changed."""
+
+    __slots__ = ("caps", "changed", "faults", "hours", "id", "sla_response_seconds", "zone")
+
+    def __init__(self, image: Image, changed: int) -> None:
+        self.id: UUID = image["id"]
+        self.zone: Zone | None = zone(image["timezone"])
+        self.caps, self.faults = _caps(image)
+        self.sla_response_seconds: int | None = image["sla_response_seconds"]
+        self.hours, fault = _hours(image["acceptance_hours"], self.zone)
+        self.changed = changed
+        self.faults |= fault
+        if image["status"] != "active":
+            self.faults |= Fault.PAUSED
+        if not image["funded"]:
+            self.faults |= Fault.BELOW_MIN_BALANCE
+        if self.sla_response_seconds is not None and self.sla_response_seconds < 0:
+            self.faults |= Fault.BAD_SLA
+
+    def counts_like(self, other: Buyer) -> bool:
+        """Whether leads are counted for both in the same windows under the same caps."""
+        return self.zone is other.zone and self.caps == other.caps
+
+
+class Enrollment:
+    """A buyer that takes part in an offer, with all that a decision reads of it.
+
+    The cache owns these objects and may put a newer `buyer` into one between two decisions, never during one.
+    """
+
+    __slots__ = (
+        "active",
+        "buyer",
+        "buyer_id",
+        "caps",
+        "changed",
+        "enrolled_at",
+        "faults",
+        "offer_id",
+        "own_faults",
+        "priority_rank",
+        "weight",
+    )
+
+    def __init__(self, image: Image, buyer: Buyer | None, changed: int) -> None:
+        self.buyer_id: UUID = image["buyer_id"]
+        self.offer_id: UUID = image["offer_id"]
+        self.priority_rank: int | None = image["priority_rank"]
+        self.weight: int | None = image["weight"]
+        self.enrolled_at: int | None = image["enrolled_at"]
+        self.active: bool = image["is_active"]
+        self.changed = changed
+        self.caps, self.own_faults = _caps(image)
+        if not self.active:
+            self.own_faults |= Fault.INACTIVE
+        if self.priority_rank is None or self.priority_rank < 0:
+            self.own_faults |= Fault.BAD_PRIORITY_RANK
+        if self.weight is None or self.weight < 0:
+            self.own_faults |= Fault.BAD_WEIGHT
+        elif self.weight == 0:
+            self.own_faults |= Fault.ZERO_WEIGHT
+        self.belong_to(buyer)
+
+    def belong_to(self, buyer: Buyer | None) -> None:
+        """Take the buyer as it is now; None where no such buyer exists."""
+        self.buyer = buyer
+        if buyer is None:
+            self.faults = int(self.own_faults | Fault.BUYER_MISSING)
+            return
+        faults = self.own_faults | buyer.faults
+        if buyer.zone is None and any(cap is not None for cap in (*self.caps, *buyer.caps)):
+            faults |= Fault.BAD_ZONE_OF_CAPS
+        self.faults = int(faults)
+
+    def counts_like(self, other: Enrollment) -> bool:
+        """Whether leads of both are counted under the same caps of the enrollment's own."""
+        return self.caps == other.caps
+
+
+class Area(NamedTuple):
+    """Where a buyer takes leads; `value` is normalised, None for a whole market."""
+
+    buyer_id: UUID
+    market_id: UUID
+    scope: str
+    value: str | None
+
+
+class Exclusivity(NamedTuple):
+    """One buyer holds an offer in a scope, from `valid_from` until before `valid_to` (microseconds; None is open)."""
+
+    id: UUID
+    offer_id: UUID
+    buyer_id: UUID
+    market_id: UUID | None
+    scope: str
+    value: str | None
+    valid_from: int | None
+    valid_to: int | None
+
+
+def read_offer(image: Image) -> Offer:
+    """The offer of a row."""
+    return Offer(image["id"], image["vertical_id"], image["market_id"], image["is_active"])
+
+
+def read_area(image: Image) -> Area | None:
+    """The service area of a row; None for one that covers nothing: inactive, incomplete, of a scope nobody knows."""
+    value = _value(image["scope"], image["value"])
+    if not image["is_active"] or image["buyer_id"] is None or image["market_id"] is None or value is None:
+        return None
+    return Area(image["buyer_id"], image["market_id"], image["scope"], value or None)
+
+
+def read_exclusivity(image: Image) -> Exclusivity | None:
+    """The exclusivity of a row; None for one that holds nothing: inactive, or a scope without just what it needs."""
+    market_id, scope = image["market_id"], image["scope"]
+    value = _value("market" if scope == "offer" else scope, image["value"])
+    if not image["is_active"] or value is None or image["offer_id"] is None or image["buyer_id"] is None:
+        return None
+    if (scope == "offer") != (market_id is None):
+        return None
+    return Exclusivity(
+        image["id"],
+        image["offer_id"],
+        image["buyer_id"],
+        market_id,
+        scope,
+        value or None,
+        image["valid_from"],
+        image["valid_to"],
+    )
+
+
+def read_policy(image: Image) -> Policy | None:
+    """The policy of a row, with what is wrong with its rules if they are; None if it is not active."""
+    if not image["is_active"]:
+        return None
+    rules, problem = None, None
+    try:
+        rules = read_rules(read_json(image["rules"]))
+    except ValueError as error:
+        problem = str(error)
+    version = image["version"]
+    if version is None:
+        rules, problem = None, "`version` is missing"
+    return Policy(image["id"], image["offer_id"], image["vertical_id"], image["market_id"], version or 0, rules, problem)
+
+
+def read_json(text: str | None) -> object:
+    """The value of a JSON column, which images carry as text; raises `ValueError` for what Python cannot hold."""
+    try:
+        return None if text is None else json.loads(text)
+    except RecursionError:
+        raise ValueError("the document is nested too deeply") from None
+
+
+def _value(scope: str | None, value: str | None) -> str | None:
+    """The normalised value, "" where the scope needs none and there is none, None where the two do not fit."""
+    if scope == "postal_code":
+        return geo.postal_code(value)
+    if scope == "city":
+        return geo.city(value)
+    if scope == "market" and not (value and value.strip()):
+        return ""
+    return None
+
+
+def _caps(image: Image) -> tuple[Caps, Fault]:
+    hourly, daily = image["hourly_cap"], image["daily_cap"]
+    faults = Fault(0)
+    if hourly is not None and hourly < 0:
+        hourly, faults = None, faults | Fault.BAD_HOURLY_CAP
+    if daily is not None and daily < 0:
+        daily, faults = None, faults | Fault.BAD_DAILY_CAP
+    return Caps(hourly, daily), faults
+
+
+@lru_cache(maxsize=100_000)
+def _hours(text: str | None, default: Zone | None) -> tuple[Hours | None, Fault]:
+    """Compiled hours (None: always open), shared between all buyers that keep the same ones in the same zone."""
+    try:
+        document = read_json(text)
+        return (None if document is None else compile_hours(document, default)), Fault(0)
+    except UnknownZone:
+        return None, Fault.BAD_ZONE_OF_HOURS
+    except ValueError:
+        return None, Fault.BAD_HOURS

@@ -1,0 +1,119 @@
+"""The record of a decision: its canonical bytes, its digest, and the state that it rests on (CONTRACT 2.2).
+
+The claim appends what it proved and hashes head and state in the database: `sha256(head || state)`, its first 16 bytes.
+
+head   a sequence of fields, each its length as 4 bytes (ffffffff for null) and then its bytes, in this order: the text
+       `pointsman decision 1`; the ids of lead, offer, vertical and market (16 bytes each); postal code and city (UTF-8,
+       as they were read); config version (8 bytes); the version's token (16); the instant in microseconds since the
+       Unix epoch (8); outcome; cause; the ids of buyer and policy; the policy's version (8); the flags, joined by
+       commas.
+state  how many counters it names (4 bytes); for each its name (4) and how many leads it had counted before this one
+       (4); then the positions of those compared, in order of buyers, 6 bytes each.
+name   4 x the buyer's place, from 0, among the enrollments that cover the lead in order of buyers, plus 0 for the
+       hourly and 1 for the daily counter of the enrollment, 2 and 3 for those of the buyer.
+
+All integers are big-endian; ids are in order of buyers when their bytes are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+from uuid import UUID
+
+from pointsman.engine.capacity import NOBODY, Cap, Counter, State, caps
+from pointsman.engine.configuration import Enrollment
+from pointsman.engine.decide import Decision, Snapshot, decide
+from pointsman.model import Lead
+
+DIGEST_BYTES = 16
+
+_LENGTH = struct.Struct(">I")
+_INT8 = struct.Struct(">q")
+_NULL = b"\xff\xff\xff\xff"
+_MARK = b"pointsman decision 1"
+
+
+class StoredState(NamedTuple):
+    """A record's state, read back: leads counted by the counter's name, positions in order of buyers."""
+
+    used: Mapping[int, int]
+    positions: Sequence[int]
+
+
+def head(decision: Decision, config_version: int, token: UUID) -> bytes:
+    """All that the digest covers but the state."""
+    lead, policy, winner = decision.lead, decision.policy, decision.winner
+    fields = (
+        _MARK,
+        lead.id.bytes,
+        _bytes(lead.offer_id),
+        _bytes(lead.vertical_id),
+        _bytes(lead.market_id),
+        None if lead.postal_code is None else lead.postal_code.encode(),
+        None if lead.city is None else lead.city.encode(),
+        _INT8.pack(config_version),
+        token.bytes,
+        _INT8.pack(decision.at),
+        decision.outcome.encode(),
+        None if decision.cause is None else decision.cause.encode(),
+        None if winner is None else winner.buyer_id.bytes,
+        None if policy is None else policy.id.bytes,
+        None if policy is None else _INT8.pack(policy.version),
+        ",".join(decision.flags).encode(),
+    )
+    return b"".join(_NULL if field is None else _LENGTH.pack(len(field)) + field for field in fields)
+
+
+def digest(head_bytes: bytes, state: bytes) -> bytes:
+    """What the claim computes in SQL, here for replay and for tests."""
+    return sha256(head_bytes + state).digest()[:DIGEST_BYTES]
+
+
+def places(covering: Iterable[Enrollment]) -> dict[UUID, int]:
+    """Each covering buyer's place in order of buyers."""
+    ordered = sorted(enrollment.buyer_id.bytes for enrollment in covering)
+    return {UUID(bytes=raw): place for place, raw in enumerate(ordered)}
+
+
+def name(cap: Cap, place: int) -> int:
+    """How the state names the counter of `cap`."""
+    return 4 * place + 2 * (cap.offer_id == NOBODY) + (cap.window.kind == "day")
+
+
+def read_state(state: bytes) -> StoredState:
+    """A stored state in its parts; raises `ValueError` for bytes that are none."""
+    try:
+        (count,) = struct.unpack_from(">I", state)
+        numbers = struct.unpack_from(f">{2 * count}I", state, 4)
+    except struct.error:
+        raise ValueError("the recorded state is cut short") from None
+    rest = state[4 + 8 * count :]
+    if len(rest) % 6:
+        raise ValueError("the recorded state has a position that is cut short")
+    positions = [int.from_bytes(rest[index : index + 6], "big") for index in range(0, len(rest), 6)]
+    return StoredState(dict(zip(numbers[::2], numbers[1::2], strict=True)), positions)
+
+
+def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
+    """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
+    covering = snapshot.covering(lead)
+    place = places(covering)
+    for enrollment in covering:
+        for cap in caps(enrollment, at):
+            named = stored.used.get(name(cap, place[enrollment.buyer_id]))
+            if named is not None:
+                around.used[Counter(cap.buyer_id, cap.offer_id, cap.window.kind, cap.window.start)] = named
+    decision = decide(lead, snapshot, around, at)
+    if len(decision.compared) != len(stored.positions):
+        return decision
+    # who is compared depends on usage alone; only who of them goes first depends on the positions
+    for enrollment, position in zip(decision.compared, stored.positions, strict=True):
+        around.positions[enrollment.buyer_id, enrollment.offer_id] = position
+    return decide(lead, snapshot, around, at)
+
+
+def _bytes(value: UUID | None) -> bytes | None:
+    return None if value is None else value.bytes

@@ -1,0 +1,146 @@
+-- The router's statements, by name; store.py alone says the names. @host@ stands for the schema of the host's tables.
+
+-- name: installation
+-- Whether the router is installed, how far, and where the host's tables are.
+select s.host_schema, (select max(version) from pointsman.migration) as schema_version,
+       current_setting('server_version_num')::int as server_version
+from pointsman.settings s
+
+-- name: version
+-- The current config version; none before the baseline.
+select version, token from pointsman.config_commit where version is not null order by version desc limit 1
+
+-- name: read_leads
+-- A batch of leads in order, the config version and the instant, all of one moment; and of a lead that has a buyer, the
+-- decision that assigned it.
+select l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
+       v.version, v.token, (select pointsman.clock()) as now,
+       d.id as decision_id, d.policy_id, d.policy_version, d.config_version, d.decided_at, d.flags
+from unnest($1::uuid[]) with ordinality q(id, place)
+left join @host@.leads l on l.id = q.id
+left join lateral (
+  select * from pointsman.config_commit where version is not null order by version desc limit 1) v on true
+left join lateral (
+  select * from pointsman.decisions d
+  where l.buyer_id is not null and d.lead_id = l.id and d.buyer_id = l.buyer_id
+  order by d.id desc limit 1) d on true
+order by q.place
+
+-- name: caller_transaction
+-- What makes a caller's transaction unfit to carry a decision.
+select current_setting('transaction_isolation') as isolation, current_setting('transaction_read_only') = 'on' as read_only,
+       exists (select from pointsman.config_commit where xid = pg_current_xact_id_if_assigned()) as changed_configuration
+
+-- name: claim
+select done, repeated, used, positions, failed from pointsman.claim_1(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
+  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43)
+
+-- name: share_seal
+-- The last resort: from here to the end of the transaction no configuration can commit, and the server ends a transaction
+-- whose router stopped.
+select set_config('lock_timeout', '1s', true), set_config('idle_in_transaction_session_timeout', '500ms', true),
+       pg_advisory_xact_lock_shared(7203377)
+
+-- name: hold
+select used, positions from pointsman.hold_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: state
+-- True usage and positions, read without locks.
+select
+  array(
+    select case when c.since >= k.changed then c.used else pointsman.counted(k.b, k.o, k.f, k.t) end
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
+      with ordinality k(b, o, kind, f, t, changed, i)
+    left join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f)
+    order by k.i) as used,
+  array(
+    select coalesce(t.position, 0) from unnest($7::uuid[], $8::uuid[]) with ordinality r(b, o, i)
+    left join pointsman.rotation t on (t.buyer_id, t.offer_id) = (r.b, r.o) order by r.i) as positions
+
+-- name: state_before
+-- Usage and positions as the decisions with ids smaller than $9 left them.
+select
+  array(
+    select (
+      select count(*)::int from pointsman.decisions d
+      where d.buyer_id = k.b and d.decided_at >= k.f and d.decided_at < k.t and d.id < $9::bigint
+        and (k.o = '00000000-0000-0000-0000-000000000000' or d.offer_id = k.o))
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
+      with ordinality k(b, o, kind, f, t, changed, i) order by k.i) as used,
+  array(
+    select coalesce((
+      select max(d.id) from pointsman.decisions d where d.buyer_id = r.b and d.offer_id = r.o and d.id < $9::bigint), 0)
+    from unnest($7::uuid[], $8::uuid[]) with ordinality r(b, o, i) order by r.i) as positions
+
+-- name: usage
+-- What the router believes when it opens: every counter of a window that may still be open.
+select buyer_id, offer_id, kind, window_start, used from pointsman.cap_usage where window_start > pointsman.clock() - interval '3 days'
+
+-- name: positions
+-- Where every enrollment stands in the rotation.
+select buyer_id, offer_id, position from pointsman.rotation where offer_id <> '00000000-0000-0000-0000-000000000000'
+
+-- name: load_offers
+select * from pointsman.image_offers
+
+-- name: load_buyers
+select * from pointsman.image_buyers
+
+-- name: load_buyer_offers
+select * from pointsman.image_buyer_offers
+
+-- name: load_buyer_service_areas
+select * from pointsman.image_buyer_service_areas
+
+-- name: load_offer_exclusivities
+select * from pointsman.image_offer_exclusivities
+
+-- name: load_routing_policies
+select * from pointsman.image_routing_policies
+
+-- name: history
+-- The current version, and whether version $1 with token $2 is part of this history: not after a fail-over that lost
+-- commits, a restore, or a prune.
+select v.version, v.token, exists (select from pointsman.config_commit c where c.version = $1 and c.token = $2) as known
+from (select version, token from pointsman.config_commit where version is not null order by version desc limit 1) v
+
+-- name: changes
+-- What was committed after version $1, in the order of commits; the first $2 rows, or all.
+select c.version, c.token, l.rel, l.op::text as op, l.key, l.row::text as image
+from pointsman.config_commit c
+left join pointsman.config_log l on l.change_set = c.change_set and l.op <> 'b'
+where c.version > $1
+order by c.version, l.seq
+limit $2::bigint
+
+-- name: decision
+-- One record.
+select d.* from pointsman.decisions d where d.id = $1
+
+-- name: images_at
+-- The rows that a decision on offer $2 in market $3 could look at, as they were at version $1: the latest image of each
+-- row since the baseline before it, unless it is gone or its table was emptied.
+with log as (
+  select l.rel, l.op, l.key, l.row, c.version, l.seq
+  from pointsman.config_commit c join pointsman.config_log l on l.change_set = c.change_set
+  where c.version <= $1 and c.version >= (select max(version) from pointsman.config_commit where baseline and version <= $1)),
+latest as (
+  select distinct on (log.rel, log.key) log.rel, log.op, log.key, log.row, log.version, log.seq
+  from log where log.op <> 't' order by log.rel, log.key, log.version desc, log.seq desc)
+select l.rel, l.op::text as op, l.key, l.row::text as image
+from latest l
+where l.op <> 'd'
+  and not exists (
+    select from log t where t.rel = l.rel and t.op = 't' and (t.version, t.seq) > (l.version, l.seq))
+  and case l.rel
+    when 'offers' then l.row ->> 'id' = $2::uuid::text
+    when 'buyer_offers' then l.row ->> 'offer_id' = $2::uuid::text
+    when 'offer_exclusivities' then l.row ->> 'offer_id' = $2::uuid::text
+    when 'buyer_service_areas' then l.row ->> 'market_id' = $3::uuid::text
+    else true end
+
+-- name: token_at
+-- The token of version $1, and whether a baseline at or before it is kept.
+select (select token from pointsman.config_commit where version = $1) as token,
+       exists (select from pointsman.config_commit where baseline and version <= $1) as has_baseline

@@ -1,0 +1,398 @@
+"""Every SQL statement's Python name; rows become values here and nowhere else, and so do the driver's errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+from asyncpg.pgproto.pgproto import UUID as DriverUUID
+
+from pointsman.errors import Busy, DatabaseUnfit, Refused, StoreUnavailable
+from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
+
+SEAL = 7203377
+"""The advisory lock under which configuration commits take their versions."""
+
+_CONTENDED = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.QueryCanceledError,
+)
+_AWAY = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+_UNFIT = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+)
+_IDS = frozenset({"id", "offer_id", "vertical_id", "market_id", "buyer_id"})
+
+Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+
+
+class DeletedUnderClaim(Refused):
+    """Something that the lead's assignment points to was deleted in the meantime."""
+
+
+class Version(NamedTuple):
+    """A config version; the token tells it from the same number in another history."""
+
+    number: int
+    token: UUID
+
+
+class Assignment(NamedTuple):
+    """The decision that assigned a lead's present buyer."""
+
+    decision_id: int
+    policy_id: UUID | None
+    policy_version: int | None
+    config_version: int
+    decided_at: datetime
+    flags: tuple[Flag, ...]
+
+
+class LeadRow(NamedTuple):
+    """A lead as it was read, None where there is none, and the decision that assigned it if the router did."""
+
+    lead: Lead | None
+    assignment: Assignment | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A batch of leads with the config version (None before the baseline) and the instant of that moment."""
+
+    rows: list[LeadRow]
+    version: Version | None
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The claim's answer, lists in the order of what was sent; `failed` is None or says why, as the claim does."""
+
+    done: list[int]
+    repeated: list[datetime | None]
+    used: list[int]
+    positions: list[int]
+    failed: dict[str, Any] | None
+
+
+class RowImage(NamedTuple):
+    """One entry of the config log: `op` i, u, d or t (table emptied)."""
+
+    version: Version
+    table: str | None
+    op: str | None
+    key: str | None
+    image: dict[str, Any] | None
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def read_queries(text: str) -> dict[str, str]:
+    """The statements of a `.sql` file by the names in their `-- name:` lines."""
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the driver's errors as ours, in the user's words."""
+    try:
+        yield
+    except _CONTENDED as error:
+        raise Busy(f"others hold what this needs for too long: {error}") from error
+    except asyncpg.ForeignKeyViolationError as error:
+        raise DeletedUnderClaim(f"the database refuses this: {error}") from error
+    except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError, asyncpg.TriggeredActionError) as error:
+        raise Refused(f"the database refuses this: {error}") from error
+    except TimeoutError as error:
+        raise StoreUnavailable("the database did not answer in time") from error
+    except _UNFIT as error:
+        raise DatabaseUnfit(f"{error}; check the database's address and privileges, and run `pointsman migrate`") from error
+    except _AWAY as error:
+        raise StoreUnavailable(f"the database cannot be reached: {error}") from error
+
+
+class Store:
+    """The router's connections to one database. They are its own: nothing is left behind on them, nothing is reset."""
+
+    def __init__(self, pool: asyncpg.Pool, queries: dict[str, str], dsn: str) -> None:
+        self._pool = pool
+        self._sql = queries
+        self._dsn = dsn
+
+    @classmethod
+    async def open(cls, dsn: str, *, required_schema: int, size: int, timeout: float) -> Store:
+        """Connect to a migrated database; raises `StoreUnavailable` or `DatabaseUnfit`, each saying what to do."""
+        with translated():
+            connection = await _connect(dsn, timeout)
+            try:
+                queries = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))
+                host = await _host_schema(connection, queries["installation"], required_schema)
+            finally:
+                await connection.close(timeout=timeout)
+            queries = {name: sql.replace("@host@", quote_identifier(host)) for name, sql in queries.items()}
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=size,
+                max_inactive_connection_lifetime=0,
+                max_cached_statement_lifetime=0,
+                command_timeout=timeout,
+                timeout=timeout,
+                init=lambda fresh: _prepare(fresh, queries),
+                reset=_leave_as_is,
+                server_settings={"application_name": "pointsman"},
+            )
+        return cls(pool, queries, dsn)
+
+    async def close(self) -> None:
+        """Close every connection; what is still under way is ended."""
+        self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One of the router's connections, outside of a transaction."""
+        with translated():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    async def listener(self, dsn: str | None, timeout: float) -> asyncpg.Connection:
+        """A connection of its own for LISTEN, since a pool would clear its listeners."""
+        with translated():
+            return await _connect(dsn or self._dsn, timeout, command_timeout=timeout)
+
+    # leads
+
+    async def read_leads(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
+        """The leads in the order of `lead_ids`; one round trip."""
+        rows = await connection.fetch(self._sql["read_leads"], lead_ids)
+        first = rows[0]
+        version = None if first["version"] is None else Version(first["version"], first["token"])
+        return Reading([_lead_row(row) for row in rows], version, first["now"])
+
+    async def transaction_faults(self, connection: Connection) -> str | None:
+        """Why a caller's open transaction cannot carry a decision, None if it can."""
+        row = await connection.fetchrow(self._sql["caller_transaction"])
+        if row["isolation"] != "read committed":
+            return f"its isolation level is {row['isolation']}; a decision needs READ COMMITTED"
+        if row["read_only"]:
+            return "it is read-only"
+        if row["changed_configuration"]:
+            return "it has changed configuration itself; route in a transaction of its own after that one's commit"
+        return None
+
+    async def claim(self, connection: Connection, arguments: Sequence[Any]) -> Claimed:
+        """Prove and write a batch of decisions; one round trip. The arguments are those of `claim_1`."""
+        row = await connection.fetchrow(self._sql["claim"], *arguments)
+        failed = None if row["failed"] is None else json.loads(row["failed"])
+        return Claimed(row["done"], row["repeated"], row["used"] or [], row["positions"] or [], failed)
+
+    async def share_seal(self, connection: Connection) -> None:
+        """Keep configuration from committing until the open transaction ends."""
+        await connection.fetchrow(self._sql["share_seal"])
+
+    async def hold(self, connection: Connection, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Lock all that leads could be compared on; true usage and positions. The arguments are those of `hold_1`."""
+        row = await connection.fetchrow(self._sql["hold"], *arguments)
+        return row["used"], row["positions"]
+
+    # routing state
+
+    async def state(self, connection: Connection, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """True usage and positions of counters and enrollments, without locks."""
+        row = await connection.fetchrow(self._sql["state"], *arguments)
+        return row["used"], row["positions"]
+
+    async def state_before(
+        self, connection: Connection, decision_id: int, arguments: Sequence[Any]
+    ) -> tuple[list[int], list[int]]:
+        """Usage and positions as the decisions with smaller ids left them."""
+        row = await connection.fetchrow(self._sql["state_before"], *arguments, decision_id)
+        return row["used"], row["positions"]
+
+    async def usage(self, connection: Connection) -> list[asyncpg.Record]:
+        """Every counter of a window that may be open: buyer_id, offer_id, kind, window_start, used."""
+        return await connection.fetch(self._sql["usage"])
+
+    async def positions(self, connection: Connection) -> list[asyncpg.Record]:
+        """Every enrollment that was served: buyer_id, offer_id, position."""
+        return await connection.fetch(self._sql["positions"])
+
+    # configuration
+
+    async def version(self, connection: Connection) -> Version | None:
+        """The current config version, None before the baseline."""
+        row = await connection.fetchrow(self._sql["version"])
+        return None if row is None else Version(*row)
+
+    async def history(self, connection: Connection, since: Version) -> tuple[Version | None, bool]:
+        """The current version, and whether `since` is part of its history."""
+        row = await connection.fetchrow(self._sql["history"], since.number, since.token)
+        return (None, False) if row is None else (Version(row["version"], row["token"]), row["known"])
+
+    async def images(self, connection: Connection, table: str, slice_rows: int) -> AsyncIterator[list[asyncpg.Record]]:
+        """All row images of a configuration table, in slices, inside the caller's transaction."""
+        cursor = await connection.cursor(self._sql[f"load_{table}"])
+        while rows := await cursor.fetch(slice_rows):
+            yield rows
+
+    async def changes(self, connection: Connection, since: int, limit: int) -> list[RowImage]:
+        """The first `limit` rows that were committed after version `since`, in the order of commits."""
+        return [_row_image(row) for row in await connection.fetch(self._sql["changes"], since, limit)]
+
+    async def all_changes(self, connection: Connection, since: int, slice_rows: int) -> AsyncIterator[list[RowImage]]:
+        """All that was committed after version `since`, in slices, inside the caller's transaction."""
+        cursor = await connection.cursor(self._sql["changes"], since, None)
+        while rows := await cursor.fetch(slice_rows):
+            yield [_row_image(row) for row in rows]
+
+    # records
+
+    async def decision(self, connection: Connection, decision_id: int) -> Record | None:
+        """One record, None if there is none."""
+        row = await connection.fetchrow(self._sql["decision"], decision_id)
+        return None if row is None else _record(row)
+
+    async def token_at(self, connection: Connection, version: int) -> tuple[UUID | None, bool]:
+        """The token of a past version, and whether a baseline at or before it is kept."""
+        row = await connection.fetchrow(self._sql["token_at"], version)
+        return row["token"], row["has_baseline"]
+
+    async def images_at(
+        self, connection: Connection, version: int, offer_id: UUID | None, market_id: UUID | None
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """The (table, image) pairs that a decision on an offer in a market could look at, as of a past version."""
+        rows = await connection.fetch(self._sql["images_at"], version, offer_id, market_id)
+        return [(row["rel"], image) for row in rows if (image := _image(row["image"])) is not None]
+
+
+async def _connect(dsn: str, timeout: float, **settings: Any) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(dsn, timeout=timeout, server_settings={"application_name": "pointsman"}, **settings)
+    except (ValueError, asyncpg.ClientConfigurationError) as error:
+        raise DatabaseUnfit(f"the database's address cannot be read: {error}") from error
+
+
+async def _host_schema(connection: asyncpg.Connection, installation: str, required: int) -> str:
+    try:
+        row = await connection.fetchrow(installation)
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+        row = None
+    if row is None:
+        raise DatabaseUnfit("the router is not installed in this database; run `pointsman migrate`")
+    if row["server_version"] < 150000:
+        raise DatabaseUnfit("the server is older than PostgreSQL 15; upgrade it")
+    if row["schema_version"] < required:
+        raise DatabaseUnfit("the router's tables are older than this release; run `pointsman migrate`")
+    host: str = row["host_schema"]
+    return host
+
+
+async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> None:
+    """Run the statements of a lead's way once, on no leads, so that no decision pays for preparing them."""
+    await connection.fetch(queries["read_leads"], [])
+    await connection.fetch(queries["claim"], *claim_arguments_of_nothing())
+
+
+async def _leave_as_is(connection: asyncpg.Connection) -> None:
+    """Nothing is set on these connections, so there is nothing to reset, and no trip for it."""
+
+
+def _flags(names: Sequence[str] | None) -> tuple[Flag, ...]:
+    return tuple(map(Flag, names or ()))
+
+
+def _lead(row: asyncpg.Record, lead_id: UUID, status: str, buyer_id: UUID | None) -> Lead:
+    return Lead(
+        lead_id,
+        row["offer_id"],
+        row["vertical_id"],
+        row["market_id"],
+        row["postal_code"],
+        row["city"],
+        status,
+        buyer_id,
+    )
+
+
+def _lead_row(row: asyncpg.Record) -> LeadRow:
+    if row["id"] is None:
+        return LeadRow(None, None)
+    lead = _lead(row, row["id"], row["status"] or "", row["buyer_id"])
+    if row["decision_id"] is None:
+        return LeadRow(lead, None)
+    return LeadRow(
+        lead,
+        Assignment(
+            row["decision_id"],
+            row["policy_id"],
+            row["policy_version"],
+            row["config_version"],
+            row["decided_at"],
+            _flags(row["flags"]),
+        ),
+    )
+
+
+def _record(row: asyncpg.Record) -> Record:
+    return Record(
+        decision_id=row["id"],
+        lead=_lead(row, row["lead_id"], "validated", None),
+        attempt=row["attempt"],
+        outcome=OutcomeKind(row["outcome"]),
+        cause=None if row["cause"] is None else Cause(row["cause"]),
+        flags=_flags(row["flags"]),
+        buyer_id=row["buyer_id"],
+        policy_id=row["policy_id"],
+        policy_version=row["policy_version"],
+        config_version=row["config_version"],
+        decided_at=row["decided_at"],
+        state=row["state"],
+        engine_version=row["engine_version"],
+        tzdata_version=row["tzdata_version"],
+        unicode_version=row["unicode_version"],
+        digest=row["digest"],
+    )
+
+
+def _row_image(row: asyncpg.Record) -> RowImage:
+    return RowImage(Version(row["version"], row["token"]), row["rel"], row["op"], row["key"], _image(row["image"]))
+
+
+def _image(text: str | None) -> dict[str, Any] | None:
+    """A logged row image, its ids as ids; its JSON columns stay text."""
+    if text is None:
+        return None
+    image = json.loads(text)
+    return {
+        column: DriverUUID(value) if value is not None and column in _IDS else value for column, value in image.items()
+    }
