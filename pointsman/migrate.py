@@ -1,7 +1,7 @@
 """The schema: makes and upgrades the router's tables beside the host's, attaches the feed, takes everything away again.
 
-A run checks first and changes nothing where the host's tables do not fit. Its locks on the host's tables are short ones, one
-table at a time, and given up again when somebody else is in the way. It can run twice, and two at once.
+A run checks first and changes nothing where the host's tables do not fit. Its locks on the host's tables are short,
+one table at a time, and given up again when somebody else is in the way. It can run twice, and two at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import asyncpg
 
@@ -21,6 +21,7 @@ from pointsman.store import SEAL, quote_identifier
 
 Report = Callable[[str], None]
 T = TypeVar("T")
+P = ParamSpec("P")
 
 MIGRATION_LOCK: Final = 7203376
 """The advisory lock of a running migration; one below the seal's."""
@@ -202,7 +203,8 @@ with recursive base (relname, column_name, oid) as (
   select b.relname, b.column_name, t.typbasetype from base b join pg_type t on t.oid = b.oid where t.typtype = 'd')
 select b.relname, b.column_name, format_type(t.oid, null) as shown,
        case t.typtype when 'e' then 'enum' else t.typname end as kind,
-       case t.typtype when 'e' then array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid) end as labels
+       case when t.typtype = 'e' then array(
+         select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid) end as labels
 from base b join pg_type t on t.oid = b.oid where t.typtype <> 'd'
 """
 # the columns of every key: unique, whole, valid, not on expressions
@@ -213,6 +215,11 @@ select c.relname, array(
   where k.place <= i.indnkeyatts order by 1) as key
 from pg_index i join pg_class c on c.oid = i.indrelid
 where i.indrelid = any($1::oid[]) and i.indisunique and i.indisvalid and i.indpred is null and not 0 = any(i.indkey)
+"""
+
+_TRIGGERS = """
+select g.tgrelid::regclass::text, quote_ident(g.tgname) from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+where p.pronamespace = 'pointsman'::regnamespace and not g.tgisinternal and g.tgname like 'pointsman\\_%'
 """
 
 
@@ -259,9 +266,9 @@ async def migrate(
 ) -> Migrated:
     """Bring the database at `dsn` to this release's schema; safe to repeat and to run beside writers and itself.
 
-    Raises `SchemaUnfit` with every fault at once, before anything is changed; `SchemaNewer`; `Busy` when others held their
-    locks too long (what is done stays done, run it again); `StoreUnavailable` and `DatabaseUnfit`. The `grants` that it
-    returns are for `role`.
+    Raises `SchemaUnfit` with every fault at once, before anything is changed; `SchemaNewer`; `Busy` when others held
+    their locks too long (what is done stays done, run it again); `StoreUnavailable` and `DatabaseUnfit`. The `grants`
+    that it returns are for `role`.
     """
     async with _connection(dsn) as connection, _alone(connection, report):
         installed = await _installed_version(connection)
@@ -283,14 +290,10 @@ async def remove(dsn: str, *, report: Report = lambda line: None) -> None:
         if not await _installed_version(connection):
             report("nothing to remove: the router is not installed here")
             return
-        for table, trigger in await connection.fetch(
-            "select g.tgrelid::regclass::text, quote_ident(g.tgname) from pg_trigger g join pg_proc p on p.oid = g.tgfoid "
-            "where p.pronamespace = 'pointsman'::regnamespace and not g.tgisinternal and g.tgname like 'pointsman\\_%'"
-        ):
-            await _patiently(
-                connection, report, lambda t=table, g=trigger: connection.execute(f"drop trigger {g} on {t}")
-            )
-        await _patiently(connection, report, lambda: connection.execute("drop schema pointsman cascade"))
+        for table, trigger in await connection.fetch(_TRIGGERS):
+            # one table at a time, before the schema: dropping the functions would lock all the tables at once
+            await _patiently(report, connection.execute, f"drop trigger {trigger} on {table}")
+        await _patiently(report, connection.execute, "drop schema pointsman cascade")
         report("removed schema pointsman and its triggers")
 
 
@@ -302,8 +305,8 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
             raise DatabaseUnfit("the server is older than PostgreSQL 15; upgrade it")
         # a long baseline is no runaway statement; DDL under REPEATABLE READ would read old catalogs
         await connection.execute(
-            "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set jit = off;"
-            "set default_transaction_isolation = 'read committed'; set client_min_messages = warning; set lock_timeout = 0"
+            "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = 0; "
+            "set default_transaction_isolation = 'read committed'; set client_min_messages = warning; set jit = off"
         )
         yield connection
     except asyncpg.InsufficientPrivilegeError as error:
@@ -312,8 +315,10 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         raise DatabaseUnfit("the database is read-only (a standby?); migrate on the primary server") from error
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise StoreUnavailable(f"the connection to the database was lost: {error}; run it again") from error
+    except asyncpg.PostgresError as error:
+        raise DatabaseUnfit(f"the database refuses a step: {error}") from error
     finally:
-        await connection.close()
+        await connection.close(timeout=10)
 
 
 async def _connect(dsn: str) -> asyncpg.Connection:
@@ -342,7 +347,7 @@ async def _installed_version(connection: asyncpg.Connection) -> int:
     """The newest migration that the database has, 0 where the router is not installed."""
     if await connection.fetchval("select to_regclass('pointsman.migration') is null"):
         strangers = await connection.fetchval(
-            "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'pointsman'"
+            "select count(*) from pg_class where relnamespace = to_regnamespace('pointsman')"
         )
         if strangers:
             raise DatabaseUnfit("schema `pointsman` belongs to something else; rename it")
@@ -432,7 +437,7 @@ def _column_faults(table: str, columns: dict[str, asyncpg.Record]) -> Iterable[s
 async def _apply(connection: asyncpg.Connection, host: str, installed: int, report: Report) -> tuple[int, ...]:
     missing = [migration for migration in migrations() if migration.version > installed]
     for migration in missing:
-        await _patiently(connection, report, lambda step=migration: _apply_one(connection, host, step))
+        await _patiently(report, _apply_one, connection, host, migration)
         report(f"applied migration {migration.version:04} {migration.name}")
     return tuple(migration.version for migration in missing)
 
@@ -457,9 +462,7 @@ async def _install(connection: asyncpg.Connection, host: str) -> None:
 
 
 async def _attach(connection: asyncpg.Connection, host: str, table: str, report: Report) -> bool:
-    attached: bool = await _patiently(
-        connection, report, lambda: connection.fetchval("select pointsman.attach($1, $2)", host, table)
-    )
+    attached: bool = await _patiently(report, connection.fetchval, "select pointsman.attach($1, $2)", host, table)
     if attached:
         report(f"attached the feed to {table}")
     return attached
@@ -470,9 +473,7 @@ async def _baseline(connection: asyncpg.Connection, host: str, report: Report) -
     due = await connection.fetch("select rel from pointsman.attachment where baseline is null order by rel")
     if not due:
         return None
-    return await _patiently(
-        connection, report, lambda: _write_baseline(connection, host, [row["rel"] for row in due], report)
-    )
+    return await _patiently(report, _write_baseline, connection, host, [row["rel"] for row in due], report)
 
 
 async def _write_baseline(connection: asyncpg.Connection, host: str, due: list[str], report: Report) -> int:
@@ -504,16 +505,16 @@ async def _write_baseline(connection: asyncpg.Connection, host: str, due: list[s
 async def _version_and_its_snapshot(connection: asyncpg.Connection, host: str) -> AsyncIterator[int]:
     """A transaction that sees the configuration exactly as it is at the version that it yields.
 
-    The seal is held while the version is drawn and the snapshot taken, so that no commit falls between them, and given back
-    before a row is read. It is taken for the session, before the transaction: a statement takes its snapshot before it
-    waits, and a transaction's lock would last until its end.
+    The seal is held while the version is drawn and the snapshot taken, so that no commit falls between them, and given
+    back before a row is read. It is taken for the session, before the transaction: a statement takes its snapshot
+    before it waits, and a transaction's lock would last until its end.
     """
     await connection.execute(f"select pg_advisory_lock({SEAL})")
     sealed = True
     try:
         async with connection.transaction(isolation="repeatable_read"):
-            # A TRUNCATE between the snapshot and the reading would empty what is read. nowait: who truncates may be waiting
-            # for the seal.
+            # A TRUNCATE between the snapshot and the reading would empty what is read. nowait: who truncates may be
+            # waiting for the seal.
             names = ", ".join(f"{quote_identifier(host)}.{table}" for table in CONFIGURATION_TABLES)
             await connection.execute(f"lock table {names} in access share mode nowait")
             version: int = await connection.fetchval("select nextval('pointsman.config_version_seq')")
@@ -528,7 +529,7 @@ async def _version_and_its_snapshot(connection: asyncpg.Connection, host: str) -
 async def _log_table(connection: asyncpg.Connection, host: str, table: str, change_set: int) -> int:
     """Log a table's images in slices of its blocks; what lies behind the last block is younger than the snapshot."""
     blocks: int = await connection.fetchval(
-        "select pg_relation_size(format('%I.%I', $1::text, $2::text)::regclass) / current_setting('block_size')::bigint",
+        "select pg_relation_size(format('%I.%I', $1::text, $2::text)) / current_setting('block_size')::bigint",
         host,
         table,
     )
@@ -545,16 +546,16 @@ async def _log_table(connection: asyncpg.Connection, host: str, table: str, chan
     return rows
 
 
-async def _patiently(connection: asyncpg.Connection, report: Report, step: Callable[[], Awaitable[T]]) -> T:
-    """Run `step`, again and again for a while where others hold its locks: `LOCK_TIMEOUT` each time, so nobody queues long."""
+async def _patiently(report: Report, step: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `step`, again and again for a while where others hold its locks."""
     for pause in PATIENCE:
         try:
-            return await step()
+            return await step(*args, **kwargs)
         except CONTENDED as error:
             report(f"others hold a lock, trying again in {pause} s: {error}")
             await asyncio.sleep(pause)
     try:
-        return await step()
+        return await step(*args, **kwargs)
     except CONTENDED as error:
         raise Busy(f"others held a lock all the time ({error}); end long transactions and run it again") from error
 
