@@ -17,11 +17,14 @@ from typing import Final, NamedTuple, ParamSpec, TypeVar
 import asyncpg
 
 from pointsman.errors import Busy, DatabaseUnfit, StoreUnavailable
-from pointsman.store import SEAL, quote_identifier
+from pointsman.store import quote_identifier
 
 Report = Callable[[str], None]
 T = TypeVar("T")
 P = ParamSpec("P")
+
+SEAL: Final = 7203377
+"""The advisory lock under which configuration commits take their versions (0001_feed.sql)."""
 
 MIGRATION_LOCK: Final = 7203376
 """The advisory lock of a running migration; one below the seal's."""

@@ -392,15 +392,16 @@ async def test_plan_of_a_small_table_does_not_scan_it_once_it_is_large(connectio
     await connection.execute("set plan_cache_mode = force_generic_plan")
     for _ in range(3):
         await make_buyer(connection)
-    await connection.execute("analyze buyers; update buyers set hourly_cap = 1")
+    await connection.execute("analyze buyers")
+    await connection.execute("update buyers set hourly_cap = 1")
     async with connection.transaction():
-        await connection.execute("insert into buyers (id) select gen_random_uuid() from generate_series(1, 20000)")
-        await connection.execute("update buyers set hourly_cap = 2", timeout=20)
+        await connection.execute("insert into buyers (id) select gen_random_uuid() from generate_series(1, 30000)")
+        await connection.execute("update buyers set hourly_cap = 2", timeout=15)
     assert (
         await connection.fetchval(
             "select count(*) from pointsman.config_log where op = 'u' and row ->> 'hourly_cap' = '2'"
         )
-        == 20003
+        == 30003
     )
 
 
