@@ -22,7 +22,7 @@ def micros(instant: datetime) -> int:
 
 
 def instant(at: int) -> datetime:
-    """The aware UTC datetime of `at` microseconds since the Unix epoch; what lies outside of datetime's range is cut."""
+    """The aware UTC datetime of `at` microseconds since the Unix epoch, within the range of `datetime`."""
     try:
         return EPOCH + timedelta(microseconds=at)
     except OverflowError:

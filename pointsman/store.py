@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import asyncpg
-from asyncpg.pgproto.pgproto import UUID as DriverUUID
+from asyncpg.pgproto import pgproto
 
 from pointsman.errors import Busy, DatabaseUnfit, Refused, StoreUnavailable
 from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
 
-SEAL = 7203377
-"""The advisory lock under which configuration commits take their versions."""
+SCHEMA_VERSION = 2
+"""The newest migration that this release's statements need."""
 
 _CONTENDED = (
     asyncpg.LockNotAvailableError,
@@ -48,6 +48,16 @@ _UNFIT = (
     asyncpg.ObjectNotInPrerequisiteStateError,
 )
 _IDS = frozenset({"id", "offer_id", "vertical_id", "market_id", "buyer_id"})
+
+_CLAIM_OF_NOTHING: tuple[Any, ...] = (
+    *(0, UUID(int=0), datetime.min.replace(tzinfo=UTC), "", "", ""),
+    *([[]] * 14),
+    *(0, *([[]] * 9)),
+    *([[]] * 5),
+    *(0, *([[]] * 4)),
+    *([[]] * 3),
+)
+"""A claim without leads, which changes nothing."""
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -136,7 +146,9 @@ def translated() -> Iterator[None]:
     except TimeoutError as error:
         raise StoreUnavailable("the database did not answer in time") from error
     except _UNFIT as error:
-        raise DatabaseUnfit(f"{error}; check the database's address and privileges, and run `pointsman migrate`") from error
+        raise DatabaseUnfit(
+            f"{error}; check the database's address and privileges, and run `pointsman migrate`"
+        ) from error
     except _AWAY as error:
         raise StoreUnavailable(f"the database cannot be reached: {error}") from error
 
@@ -150,16 +162,29 @@ class Store:
         self._dsn = dsn
 
     @classmethod
-    async def open(cls, dsn: str, *, required_schema: int, size: int, timeout: float) -> Store:
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        size: int,
+        timeout: float,
+        on_connect: Callable[[asyncpg.Connection], None] | None = None,
+    ) -> Store:
         """Connect to a migrated database; raises `StoreUnavailable` or `DatabaseUnfit`, each saying what to do."""
         with translated():
             connection = await _connect(dsn, timeout)
             try:
                 queries = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))
-                host = await _host_schema(connection, queries["installation"], required_schema)
+                host = await _host_schema(connection, queries["installation"])
             finally:
                 await connection.close(timeout=timeout)
             queries = {name: sql.replace("@host@", quote_identifier(host)) for name, sql in queries.items()}
+
+            async def prepare(connection: asyncpg.Connection) -> None:
+                await _prepare(connection, queries)
+                if on_connect is not None:
+                    on_connect(connection)
+
             pool = await asyncpg.create_pool(
                 dsn,
                 min_size=1,
@@ -168,7 +193,7 @@ class Store:
                 max_cached_statement_lifetime=0,
                 command_timeout=timeout,
                 timeout=timeout,
-                init=lambda fresh: _prepare(fresh, queries),
+                init=prepare,
                 reset=_leave_as_is,
                 server_settings={"application_name": "pointsman"},
             )
@@ -190,6 +215,12 @@ class Store:
         with translated():
             return await _connect(dsn or self._dsn, timeout, command_timeout=timeout)
 
+    async def _row(self, connection: Connection, name: str, *arguments: Any) -> asyncpg.Record:
+        """The one row that a statement always answers."""
+        row = await connection.fetchrow(self._sql[name], *arguments)
+        assert row is not None
+        return row
+
     # leads
 
     async def read_leads(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
@@ -201,7 +232,7 @@ class Store:
 
     async def transaction_faults(self, connection: Connection) -> str | None:
         """Why a caller's open transaction cannot carry a decision, None if it can."""
-        row = await connection.fetchrow(self._sql["caller_transaction"])
+        row = await self._row(connection, "caller_transaction")
         if row["isolation"] != "read committed":
             return f"its isolation level is {row['isolation']}; a decision needs READ COMMITTED"
         if row["read_only"]:
@@ -212,7 +243,7 @@ class Store:
 
     async def claim(self, connection: Connection, arguments: Sequence[Any]) -> Claimed:
         """Prove and write a batch of decisions; one round trip. The arguments are those of `claim_1`."""
-        row = await connection.fetchrow(self._sql["claim"], *arguments)
+        row = await self._row(connection, "claim", *arguments)
         failed = None if row["failed"] is None else json.loads(row["failed"])
         return Claimed(row["done"], row["repeated"], row["used"] or [], row["positions"] or [], failed)
 
@@ -222,21 +253,21 @@ class Store:
 
     async def hold(self, connection: Connection, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:
         """Lock all that leads could be compared on; true usage and positions. The arguments are those of `hold_1`."""
-        row = await connection.fetchrow(self._sql["hold"], *arguments)
+        row = await self._row(connection, "hold", *arguments)
         return row["used"], row["positions"]
 
     # routing state
 
     async def state(self, connection: Connection, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:
         """True usage and positions of counters and enrollments, without locks."""
-        row = await connection.fetchrow(self._sql["state"], *arguments)
+        row = await self._row(connection, "state", *arguments)
         return row["used"], row["positions"]
 
     async def state_before(
         self, connection: Connection, decision_id: int, arguments: Sequence[Any]
     ) -> tuple[list[int], list[int]]:
         """Usage and positions as the decisions with smaller ids left them."""
-        row = await connection.fetchrow(self._sql["state_before"], *arguments, decision_id)
+        row = await self._row(connection, "state_before", *arguments, decision_id)
         return row["used"], row["positions"]
 
     async def usage(self, connection: Connection) -> list[asyncpg.Record]:
@@ -259,11 +290,13 @@ class Store:
         row = await connection.fetchrow(self._sql["history"], since.number, since.token)
         return (None, False) if row is None else (Version(row["version"], row["token"]), row["known"])
 
-    async def images(self, connection: Connection, table: str, slice_rows: int) -> AsyncIterator[list[asyncpg.Record]]:
+    async def images(
+        self, connection: Connection, table: str, slice_rows: int
+    ) -> AsyncIterator[list[Mapping[str, Any]]]:
         """All row images of a configuration table, in slices, inside the caller's transaction."""
         cursor = await connection.cursor(self._sql[f"load_{table}"])
         while rows := await cursor.fetch(slice_rows):
-            yield rows
+            yield cast("list[Mapping[str, Any]]", rows)  # records are read like mappings
 
     async def changes(self, connection: Connection, since: int, limit: int) -> list[RowImage]:
         """The first `limit` rows that were committed after version `since`, in the order of commits."""
@@ -282,9 +315,13 @@ class Store:
         row = await connection.fetchrow(self._sql["decision"], decision_id)
         return None if row is None else _record(row)
 
+    async def decisions(self, connection: Connection, lead_id: UUID) -> list[Record]:
+        """The records of a lead, newest first."""
+        return [_record(row) for row in await connection.fetch(self._sql["decisions"], lead_id)]
+
     async def token_at(self, connection: Connection, version: int) -> tuple[UUID | None, bool]:
         """The token of a past version, and whether a baseline at or before it is kept."""
-        row = await connection.fetchrow(self._sql["token_at"], version)
+        row = await self._row(connection, "token_at", version)
         return row["token"], row["has_baseline"]
 
     async def images_at(
@@ -297,12 +334,14 @@ class Store:
 
 async def _connect(dsn: str, timeout: float, **settings: Any) -> asyncpg.Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=timeout, server_settings={"application_name": "pointsman"}, **settings)
+        return await asyncpg.connect(
+            dsn, timeout=timeout, server_settings={"application_name": "pointsman"}, **settings
+        )
     except (ValueError, asyncpg.ClientConfigurationError) as error:
         raise DatabaseUnfit(f"the database's address cannot be read: {error}") from error
 
 
-async def _host_schema(connection: asyncpg.Connection, installation: str, required: int) -> str:
+async def _host_schema(connection: asyncpg.Connection, installation: str) -> str:
     try:
         row = await connection.fetchrow(installation)
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
@@ -311,7 +350,7 @@ async def _host_schema(connection: asyncpg.Connection, installation: str, requir
         raise DatabaseUnfit("the router is not installed in this database; run `pointsman migrate`")
     if row["server_version"] < 150000:
         raise DatabaseUnfit("the server is older than PostgreSQL 15; upgrade it")
-    if row["schema_version"] < required:
+    if row["schema_version"] < SCHEMA_VERSION:
         raise DatabaseUnfit("the router's tables are older than this release; run `pointsman migrate`")
     host: str = row["host_schema"]
     return host
@@ -320,7 +359,7 @@ async def _host_schema(connection: asyncpg.Connection, installation: str, requir
 async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> None:
     """Run the statements of a lead's way once, on no leads, so that no decision pays for preparing them."""
     await connection.fetch(queries["read_leads"], [])
-    await connection.fetch(queries["claim"], *claim_arguments_of_nothing())
+    await connection.fetch(queries["claim"], *_CLAIM_OF_NOTHING)
 
 
 async def _leave_as_is(connection: asyncpg.Connection) -> None:
@@ -394,5 +433,6 @@ def _image(text: str | None) -> dict[str, Any] | None:
         return None
     image = json.loads(text)
     return {
-        column: DriverUUID(value) if value is not None and column in _IDS else value for column, value in image.items()
+        column: pgproto.UUID(value) if value is not None and column in _IDS else value
+        for column, value in image.items()
     }

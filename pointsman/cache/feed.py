@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from enum import StrEnum
+from typing import Any
 
 import asyncpg
 import structlog
@@ -71,6 +72,20 @@ class Cache:
     def version(self) -> int | None:
         """The version of the indexes, None before the first load."""
         return None if self._indexes is None else self._indexes.version
+
+    def status(self) -> dict[str, Any]:
+        """The version, seconds since it was proven the newest, the state, sizes, and policies that cannot be used."""
+        indexes = self._indexes
+        policies = [] if indexes is None else sorted(indexes.policies.values(), key=lambda policy: policy.id.int)
+        return {
+            "config_version": self.version,
+            "lag": None if indexes is None else time.monotonic() - self._proven_at,
+            "state": self.state,
+            "sizes": {} if indexes is None else indexes.sizes(),
+            "invalid_policies": [
+                {"policy_id": policy.id, "problem": policy.problem} for policy in policies if policy.rules is None
+            ],
+        }
 
     async def start(self) -> None:
         """Listen and load; raises what stands in the way. From then on the feed supervises itself."""

@@ -43,6 +43,8 @@ TABLES = (
 _NOTHING = BitMap()
 _REMEMBERED_POLICIES = 100_000
 
+_Place = tuple[UUID, UUID | None, str, str | None]  # offer, market, scope, value
+
 
 class Change(NamedTuple):
     """One row of the log: `image` is the row as it is now, None where it is gone."""
@@ -153,7 +155,7 @@ class Indexes:
         self.policies: dict[UUID, Policy] = {}
         self.exclusivity_rows: dict[UUID, Exclusivity] = {}
         self._enrollments_of: dict[UUID, dict[UUID, Enrollment]] = {}
-        self._held: dict[tuple[UUID, UUID | None, str, str | None], list[Exclusivity]] = {}
+        self._held: dict[_Place, list[Exclusivity]] = {}
         self._markets_with_cells: dict[UUID, list[Market]] = {}
         self._winning_policy: dict[tuple[UUID | None, UUID | None, UUID | None], Policy | None] = {}
         self._put: dict[str, Callable[[Image, int], None]] = {
@@ -210,7 +212,7 @@ class Indexes:
         offer_id, market_id = lead.offer_id, lead.market_id
         if not self._held or offer_id is None:
             return []
-        places = [(offer_id, None, "offer", None)]
+        places: list[_Place] = [(offer_id, None, "offer", None)]
         if market_id is not None:
             postal_code, city = geo.postal_code(lead.postal_code), geo.city(lead.city)
             places = [
@@ -364,5 +366,5 @@ def _matches(policy: Policy, lead: Lead) -> bool:
     )
 
 
-def _place(row: Exclusivity) -> tuple[UUID, UUID | None, str, str | None]:
+def _place(row: Exclusivity) -> _Place:
     return row.offer_id, row.market_id, row.scope, row.value

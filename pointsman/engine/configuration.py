@@ -1,14 +1,13 @@
 """Rows of configuration as the engine reads them: folded once, when they are applied, never on the path of a lead.
 
-An image is a mapping with the columns that the router uses (`sql/migrations`, the `image_*` views); its JSON columns are
-text, its instants microseconds. A bad row makes itself ineffective, and says so; it never raises.
+An image is a mapping with the columns that the router uses (`sql/migrations`, the `image_*` views); its JSON columns
+are text, its instants microseconds. A bad row makes itself ineffective, and says so; it never raises.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntFlag
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from pointsman.engine.hours import Hours, UnknownZone, compile_hours
 from pointsman.engine.policy import Policy, read_rules
 from pointsman.engine.zones import Zone, zone
 
-Image = Mapping[str, Any]
+Image = Mapping[str, Any]  # a driver's row or a logged one
 
 
 class Fault(IntFlag):
@@ -212,7 +211,9 @@ def read_policy(image: Image) -> Policy | None:
     version = image["version"]
     if version is None:
         rules, problem = None, "`version` is missing"
-    return Policy(image["id"], image["offer_id"], image["vertical_id"], image["market_id"], version or 0, rules, problem)
+    return Policy(
+        image["id"], image["offer_id"], image["vertical_id"], image["market_id"], version or 0, rules, problem
+    )
 
 
 def read_json(text: str | None) -> object:

@@ -36,7 +36,7 @@ class Decision(NamedTuple):
 
     `takes`: every cap that the winner's lead counts under. `full`: for each buyer that was passed over for nothing but
     its caps and would have gone first, one cap that is full. `compared`: whose positions decided, the winner included,
-    in order of buyers; empty where positions were not looked at.
+    in order of buyers; empty where positions were not looked at. `covering`: everyone who could be named by the record.
     """
 
     lead: Lead
@@ -49,6 +49,7 @@ class Decision(NamedTuple):
     takes: tuple[Cap, ...] = ()
     full: tuple[Cap, ...] = ()
     compared: tuple[Enrollment, ...] = ()
+    covering: Sequence[Enrollment] = ()
 
 
 def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
@@ -62,7 +63,8 @@ def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
         return _no_route(lead, at, misfit, policy)
 
     # 1. eligible buyers, caps as known included
-    pool = screen(snapshot.covering(lead), policy.rules, state, at)
+    covering = snapshot.covering(lead)
+    pool = screen(covering, policy.rules, state, at)
 
     # 2. exclusivity: the holder alone, nobody, or the others with a word about it
     held = holding(snapshot.exclusivities(lead), at)
@@ -72,23 +74,17 @@ def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
     ranking = Ranking(policy.rules, lead.id, state)
     winner = min(pool.eligible, key=ranking.key, default=None)
 
-    if winner is None:
-        full = _proofs(pool.full, state, at)
-        if Flag.EXCLUSIVE in flags:
-            return Decision(lead, at, OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED, None, policy, None, flags, (), full)
-        return Decision(lead, at, OutcomeKind.NO_ROUTE, Cause.NO_ELIGIBLE_BUYERS, policy, None, flags, (), full)
-    return Decision(
-        lead,
-        at,
-        OutcomeKind.ROUTED,
-        None,
-        policy,
-        winner,
-        flags,
-        tuple(caps(winner, at)),
-        _passed_over(pool, winner, held, ranking, state, at),
-        _compared(pool.eligible, winner, ranking),
-    )
+    if winner is not None:
+        outcome, cause, takes = OutcomeKind.ROUTED, None, tuple(caps(winner, at))
+        full = _passed_over(pool, winner, held, ranking, state, at)
+        compared = _compared(pool.eligible, winner, ranking)
+    elif Flag.EXCLUSIVE in flags:
+        outcome, cause, takes = OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED, None, ()
+        full, compared = _proofs(pool.full, state, at), ()
+    else:
+        outcome, cause, takes = OutcomeKind.NO_ROUTE, Cause.NO_ELIGIBLE_BUYERS, ()
+        full, compared = _proofs(pool.full, state, at), ()
+    return Decision(lead, at, outcome, cause, policy, winner, flags, takes, full, compared, covering)
 
 
 def _no_route(lead: Lead, at: int, cause: Cause, policy: Policy | None = None) -> Decision:
@@ -127,9 +123,7 @@ def _passed_over(
         return ()
     place = ranking.static_key(winner)
     before = [
-        full
-        for full in pool.full
-        if ranking.static_key(full) <= place or (held is not None and _holds(held, full))
+        full for full in pool.full if ranking.static_key(full) <= place or (held is not None and _holds(held, full))
     ]
     return _proofs(before, state, at)
 

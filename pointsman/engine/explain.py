@@ -107,7 +107,9 @@ def _not_covering(scopes: frozenset[str], lead: Lead) -> Reason:
         if value is None
     }
     if scopes and scopes <= lacks:
-        return Reason(ReasonCode.GEO_MISSING, {"missing": [scope for scope in ("postal_code", "city") if scope in scopes]})
+        return Reason(
+            ReasonCode.GEO_MISSING, {"missing": [scope for scope in ("postal_code", "city") if scope in scopes]}
+        )
     return Reason(ReasonCode.NOT_IN_SERVICE_AREA)
 
 

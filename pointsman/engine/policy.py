@@ -60,7 +60,12 @@ class Policy:
 
 def read_rules(document: object) -> Rules:
     """The rules in a decoded JSON document; raises `InvalidPolicy`."""
-    rules = _object("rules", document, required=("strategy", "tie_breakers", "constraints", "exclusivity"), optional=("schema", "sla"))
+    rules = _object(
+        "rules",
+        document,
+        required=("strategy", "tie_breakers", "constraints", "exclusivity"),
+        optional=("schema", "sla"),
+    )
     if _integer("schema", rules.get("schema", SCHEMA_VERSION)) != SCHEMA_VERSION:
         _refuse("schema", rules["schema"], f"the version {SCHEMA_VERSION}")
     strategy = _object("strategy", rules["strategy"], required=("kind",), optional=("salt",))

@@ -118,6 +118,10 @@ limit $2::bigint
 -- One record.
 select d.* from pointsman.decisions d where d.id = $1
 
+-- name: decisions
+-- The records of a lead, newest first.
+select d.* from pointsman.decisions d where d.lead_id = $1 order by d.id desc
+
 -- name: images_at
 -- The rows that a decision on offer $2 in market $3 could look at, as they were at version $1: the latest image of each
 -- row since the baseline before it, unless it is gone or its table was emptied.

@@ -111,6 +111,7 @@ declare
   failures jsonb := '{}';
   broken uuid[] := '{}';
   running int[];
+  j int;
   seen int[];
 begin
   -- 1. the leads as they were read; distinct, so that a lead that comes twice does not pass for two

@@ -1,0 +1,246 @@
+"""A batch of decisions on its way into the database: what it believes, takes and asks the claim to prove."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pointsman import engine
+from pointsman.engine import geo, record, zones
+from pointsman.engine.capacity import Cap, Counter, State, caps
+from pointsman.engine.configuration import Enrollment
+from pointsman.engine.decide import Decision
+from pointsman.store import Claimed, Version
+
+VERSIONS = (engine.__version__, zones.TZDATA_VERSION, geo.UNICODE_VERSION)
+"""What a decision was made by: releases of the engine, of the time zone data, of the Unicode data."""
+
+_SERVED_IN_BATCH = 1 << 62
+"""Positions that this batch gives out stand behind every position that is written already."""
+_REMEMBERED_COUNTERS = 1_000_000
+
+Turn = tuple[UUID, UUID]
+
+
+class Beliefs(State):
+    """Usage and positions as the router last saw them, of rows that exist. Wrong ones cost a try, never a lead."""
+
+    __slots__ = ()
+
+    def learn(self, batch: Batch, claimed: Claimed) -> None:
+        """Take over what the claim saw and what it added."""
+        for index, (counter, used) in enumerate(zip(batch.counters, claimed.used, strict=False)):
+            if index < batch.taken or counter in self.used:
+                self.used[counter] = used
+        for index, (turn, position) in enumerate(zip(batch.turns, claimed.positions, strict=False)):
+            if index < batch.won or turn in self.positions:
+                self.positions[turn] = position
+        for decision, decision_id in zip(batch.decisions, claimed.done, strict=True):
+            if decision_id and decision.winner is not None:
+                for cap in decision.takes:
+                    self.used[cap.counter] += 1
+                self.positions[decision.winner.buyer_id, decision.winner.offer_id] = decision_id
+        if len(self.used) > _REMEMBERED_COUNTERS:
+            self.used.clear()  # those in use come back with their next claim
+
+    def forget(self, batch: Batch) -> None:
+        """Believe none of the batch's rows to exist: one of them does not."""
+        for counter in batch.counters:
+            self.used.pop(counter, None)
+        for turn in batch.turns:
+            self.positions.pop(turn, None)
+
+
+class Batch(State):
+    """Decisions in queue order, and the state that the next one is made on: each counts what those before it take.
+
+    `seen` is what is believed of usage and positions; `known` holds the rows that surely exist.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_compares",
+        "_counters",
+        "_known",
+        "_last_win",
+        "_now",
+        "_seen",
+        "_turns",
+        "_uses",
+        "decisions",
+        "taken",
+        "version",
+        "won",
+    )
+
+    def __init__(self, version: Version, now: datetime, seen: State, known: Beliefs) -> None:
+        super().__init__()
+        self.decisions: list[Decision] = []
+        self.taken = 0
+        self.won = 0
+        self.version = version
+        self._now = now
+        self._seen = seen
+        self._known = known
+        self._ahead: dict[Counter, int] = {}
+        self._last_win: dict[Turn, int] = {}
+        self._counters: dict[Counter, Cap] = {}
+        self._turns: dict[Turn, int] = {}
+        self._uses: list[tuple[int, Counter, bool, int, int]] = []
+        self._compares: list[tuple[int, Turn, int]] = []
+
+    def usage(self, cap: Cap) -> int:
+        counter = cap.counter
+        return self._seen.used.get(counter, 0) + self._ahead.get(counter, 0)
+
+    def position(self, enrollment: Enrollment) -> int:
+        turn = (enrollment.buyer_id, enrollment.offer_id)
+        if turn in self._last_win:
+            return _SERVED_IN_BATCH + self._last_win[turn]
+        return self._seen.positions.get(turn, 0)
+
+    @property
+    def counters(self) -> Sequence[Counter]:
+        """The counters in the order in which the claim was sent them."""
+        return list(self._counters)
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """The enrollments in the order in which the claim was sent them."""
+        return list(self._turns)
+
+    def add(self, decision: Decision) -> None:
+        """Put a decision, made on this state, at the end of the queue."""
+        self.decisions.append(decision)
+        lead = len(self.decisions)
+        if decision.takes or decision.full:
+            place = record.places(decision.covering)
+            for cap in decision.takes:
+                self._use(lead, cap, True, place)
+            for cap in decision.full:
+                self._use(lead, cap, False, place)
+        for enrollment in decision.compared:
+            turn = (enrollment.buyer_id, enrollment.offer_id)
+            self._turns.setdefault(turn, self._seen.positions.get(turn, 0))
+            self._compares.append((lead, turn, self._last_win.get(turn, 0)))
+        if decision.winner is not None:
+            turn = (decision.winner.buyer_id, decision.winner.offer_id)
+            self._turns.setdefault(turn, self._seen.positions.get(turn, 0))
+            self._last_win[turn] = lead
+
+    def _use(self, lead: int, cap: Cap, takes: bool, place: dict[UUID, int]) -> None:
+        counter = cap.counter
+        ahead = self._ahead.get(counter, 0)
+        self._counters.setdefault(counter, cap)
+        self._uses.append((lead, counter, takes, ahead, record.name(cap, place[cap.buyer_id])))
+        if takes:
+            self._ahead[counter] = ahead + 1
+
+    def arguments(self) -> list[Any]:
+        """The arguments of `claim_1`."""
+        self._put_taken_first()
+        counter_index = {counter: index for index, counter in enumerate(self._counters, start=1)}
+        turn_index = {turn: index for index, turn in enumerate(self._turns, start=1)}
+        known_turns = self._known.positions
+        return [
+            self.version.number,
+            self.version.token,
+            self._now,
+            *VERSIONS,
+            *self._lead_arrays(turn_index),
+            self.taken,
+            *counter_arrays(self._counters.values()),
+            [counter not in self._known.used for counter in self._counters],
+            [self._ahead.get(counter, 0) for counter in self._counters],
+            [use[0] for use in self._uses],
+            [counter_index[use[1]] for use in self._uses],
+            [use[2] for use in self._uses],
+            [use[3] for use in self._uses],
+            [use[4] for use in self._uses],
+            self.won,
+            [turn[0] for turn in self._turns],
+            [turn[1] for turn in self._turns],
+            list(self._turns.values()),
+            [turn not in known_turns for turn in self._turns],
+            [compared[0] for compared in self._compares],
+            [turn_index[compared[1]] for compared in self._compares],
+            [compared[2] for compared in self._compares],
+        ]
+
+    def _put_taken_first(self) -> None:
+        """Counters that leads count under, and enrollments that win, come before those that are only looked at."""
+        taken = [counter for counter in self._counters if counter in self._ahead]
+        won = list(self._last_win)
+        self.taken, self.won = len(taken), len(won)
+        self._counters = {counter: self._counters[counter] for counter in taken} | self._counters
+        self._turns = {turn: self._turns[turn] for turn in won} | self._turns
+
+    def _lead_arrays(self, turn_index: dict[Turn, int]) -> list[list[Any]]:
+        leads = [decision.lead for decision in self.decisions]
+        winners = [decision.winner for decision in self.decisions]
+        policies = [decision.policy for decision in self.decisions]
+        return [
+            [lead.id for lead in leads],
+            [lead.offer_id for lead in leads],
+            [lead.vertical_id for lead in leads],
+            [lead.market_id for lead in leads],
+            [lead.postal_code for lead in leads],
+            [lead.city for lead in leads],
+            [decision.outcome for decision in self.decisions],
+            [decision.cause for decision in self.decisions],
+            [",".join(decision.flags) for decision in self.decisions],
+            [None if winner is None else winner.buyer_id for winner in winners],
+            [None if policy is None else policy.id for policy in policies],
+            [None if policy is None else policy.version for policy in policies],
+            [0 if winner is None else turn_index[winner.buyer_id, winner.offer_id] for winner in winners],
+            [record.head(decision, *self.version) for decision in self.decisions],
+        ]
+
+
+def counter_arrays(asked: Iterable[Cap]) -> list[list[Any]]:
+    """The `k_` arrays of holders, kinds, windows, limits and last changes."""
+    asked = list(asked)
+    return [
+        [cap.buyer_id for cap in asked],
+        [cap.offer_id for cap in asked],
+        [cap.window.kind for cap in asked],
+        [cap.window.opens for cap in asked],
+        [cap.window.closes for cap in asked],
+        [cap.limit for cap in asked],
+        [cap.changed for cap in asked],
+    ]
+
+
+class Question:
+    """Usage and positions to be read of all that leads could be given to."""
+
+    def __init__(self, candidates: Iterable[Enrollment], at: int) -> None:
+        self._turns: dict[Turn, None] = {}
+        self._caps: dict[Counter, Cap] = {}
+        for enrollment in candidates:
+            self._turns[enrollment.buyer_id, enrollment.offer_id] = None
+            for cap in caps(enrollment, at):
+                self._caps[cap.counter] = cap
+
+    def arguments(self) -> list[list[Any]]:
+        """Counters (holders, kinds, windows, last changes), then enrollments, as the statements take them."""
+        buyers, offers, kinds, starts, ends, _, changed = counter_arrays(self._caps.values())
+        return [
+            buyers,
+            offers,
+            kinds,
+            starts,
+            ends,
+            changed,
+            [turn[0] for turn in self._turns],
+            [turn[1] for turn in self._turns],
+        ]
+
+    def answered(self, used: Sequence[int], positions: Sequence[int]) -> State:
+        """The state that the answers make."""
+        state = State()
+        state.used = dict(zip(self._caps, used, strict=True))
+        state.positions = dict(zip(self._turns, positions, strict=True))
+        return state

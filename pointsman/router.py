@@ -1,0 +1,500 @@
+"""The router: the one place where cache, engine and store meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from pointsman.cache.feed import Cache
+from pointsman.cache.indexes import Change, Indexes
+from pointsman.claim import Batch, Beliefs, Question
+from pointsman.engine.capacity import Counter, State
+from pointsman.engine.configuration import Enrollment
+from pointsman.engine.decide import Decision, decide
+from pointsman.engine.explain import explain
+from pointsman.engine.record import read_state, redecide
+from pointsman.errors import (
+    Busy,
+    DecisionNotFound,
+    HistoryPruned,
+    LeadNotFound,
+    NotReady,
+    PointsmanError,
+    Refused,
+    UnsuitableTransaction,
+)
+from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
+from pointsman.store import Claimed, Connection, DeletedUnderClaim, LeadRow, Reading, Store, Version, translated
+
+PLAIN_TRIES = 2
+"""Tries without holding configuration still: on beliefs, then on what was read."""
+LARGEST_BATCH = 500
+
+Answer = Outcome | PointsmanError
+
+
+class _Conflict(Exception):
+    """Something that the decision rested on moved; roll back and decide again."""
+
+
+class _Opening:
+    """What `Router.open` returns: awaited it is the open router, in `async with` it closes again."""
+
+    def __init__(self, make: Callable[[], Awaitable[Router]]) -> None:
+        self._make = make
+        self._router: Router | None = None
+
+    def __await__(self) -> Generator[Any, None, Router]:
+        return self._make().__await__()
+
+    async def __aenter__(self) -> Router:
+        self._router = await self._make()
+        return self._router
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._router is not None:
+            await self._router.close()
+
+
+class Router:
+    """Routes leads: `async with Router.open(dsn) as router`, then `await router.route(lead_id)`."""
+
+    def __init__(self, store: Store, cache: Cache, beliefs: Beliefs) -> None:
+        self.cache = cache
+        self._store = store
+        self._beliefs = beliefs
+        self._queue: deque[tuple[UUID, asyncio.Future[Answer]]] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @classmethod
+    def open(
+        cls,
+        dsn: str,
+        *,
+        listen_dsn: str | None = None,
+        connections: int = 4,
+        timeout: float = 5.0,
+        on_connect: Callable[[asyncpg.Connection], None] | None = None,
+    ) -> _Opening:
+        """Open a router on a migrated database; it is ready when this returns, or raises what stands in the way.
+
+        `listen_dsn` is a direct address where `dsn` is a pooler's. `timeout` (seconds) bounds every statement.
+        `on_connect` sees each connection that leads are routed on.
+        """
+
+        async def make() -> Router:
+            store = await Store.open(dsn, size=connections, timeout=timeout, on_connect=on_connect)
+            cache = Cache(store, listen_dsn, timeout)
+            try:
+                await cache.start()
+                return cls(store, cache, await _remembered(store))
+            except BaseException:
+                await cache.stop()
+                await store.close()
+                raise
+
+        return _Opening(make)
+
+    async def close(self) -> None:
+        """Answer what is under way, refuse what is queued, and let go of the database."""
+        self._is_closed = True
+        while self._queue:
+            _, waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_result(NotReady("the router is closing"))
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+        await self.cache.stop()
+        await self._store.close()
+
+    # routing
+
+    async def route(self, lead_id: UUID, *, connection: Any = None) -> Outcome:
+        """Assign the lead to exactly one buyer, or say why nobody takes it.
+
+        With `connection` (asyncpg's, or SQLAlchemy's `AsyncConnection` or `AsyncSession`) it happens inside the
+        caller's open READ COMMITTED transaction, and stands if that commits. Raises the errors of `pointsman.errors`.
+        """
+        if connection is not None:
+            return await self._route_within(await _driver_connection(connection), lead_id)
+        return _raised(await self._enqueue(lead_id))
+
+    async def route_many(self, lead_ids: Sequence[UUID]) -> list[Answer]:
+        """Route each lead, in order; an error stands in the place of its lead instead of being raised."""
+        return list(await asyncio.gather(*map(self._enqueue, lead_ids)))
+
+    def _enqueue(self, lead_id: UUID) -> asyncio.Future[Answer]:
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if self._is_closed:
+            waiter.set_result(NotReady("the router is closed"))
+            return waiter
+        self._queue.append((lead_id, waiter))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush_all(), name="pointsman-flush")
+        return waiter
+
+    async def _flush_all(self) -> None:
+        """Route whatever is queued, a batch after another, until nothing is: under load batches form by themselves."""
+        try:
+            while self._queue:
+                batch: dict[UUID, list[asyncio.Future[Answer]]] = {}
+                while self._queue and len(batch) < LARGEST_BATCH:
+                    lead_id, waiter = self._queue.popleft()
+                    if not waiter.done():
+                        batch.setdefault(lead_id, []).append(waiter)
+                await self._flush(batch)
+        finally:
+            self._flusher = None
+
+    async def _flush(self, batch: dict[UUID, list[asyncio.Future[Answer]]]) -> None:
+        """Route one batch and answer everyone who waits for it, whatever happens."""
+        answers: dict[UUID, Answer] = {}
+        failure: Exception = NotReady("the router was stopped before this lead was decided")
+        try:
+            await self._settle(list(batch), answers)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it must reach those who wait
+            failure = error
+        finally:
+            for lead_id, waiters in batch.items():
+                _answer(waiters, answers.get(lead_id), failure)
+
+    async def _settle(self, lead_ids: list[UUID], answers: dict[UUID, Answer]) -> None:
+        """Put an answer for each of distinct leads into `answers`; raises what concerns them all."""
+        waiting = lead_ids
+        for attempt in range(PLAIN_TRIES + 1):
+            if not waiting:
+                return
+            try:
+                async with self._store.connection() as connection:
+                    if attempt < PLAIN_TRIES:
+                        waiting = await self._try(connection, waiting, answers, reread=attempt > 0)
+                    else:
+                        waiting = await self._last_resort(connection, waiting, answers)
+            except (Busy, Refused) as error:
+                if len(waiting) > 1:
+                    await self._settle_apart(waiting, answers)
+                    return
+                answers[waiting[0]] = error
+                if not isinstance(error, Busy | DeletedUnderClaim):
+                    return
+        for lead_id in waiting:
+            answers.setdefault(lead_id, Busy("what this lead needs did not hold still long enough"))
+
+    async def _settle_apart(self, lead_ids: list[UUID], answers: dict[UUID, Answer]) -> None:
+        """Halve a batch that fails as a whole, until the lead that makes it fail stands alone."""
+        middle = len(lead_ids) // 2
+        await self._settle(lead_ids[:middle], answers)
+        await self._settle(lead_ids[middle:], answers)
+
+    async def _try(
+        self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer], *, reread: bool
+    ) -> list[UUID]:
+        """Read, decide, claim. Returns the leads whose claim did not hold."""
+        reading = await self._store.read_leads(connection, lead_ids)
+        leads = _open_leads(lead_ids, reading, answers)
+        if not leads:
+            return []
+        version = _known(reading.version)
+        seen: State = self._beliefs
+        if reread:
+            await self.cache.catch_up(connection)
+            seen = await self._true_state(connection, leads, reading, version)
+        indexes = await self.cache.at_least(version)
+        batch = _decided(leads, indexes, reading, seen, self._beliefs)
+        claimed = await self._store.claim(connection, batch.arguments())
+        self._learn(batch, claimed)
+        return _taken_up(batch, claimed, answers)
+
+    async def _last_resort(
+        self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer]
+    ) -> list[UUID]:
+        """Decide while no configuration can commit and nobody else can touch what the leads rest on."""
+        settled: dict[UUID, Answer] = {}
+        async with connection.transaction():
+            await self._store.share_seal(connection)
+            reading = await self._store.read_leads(connection, lead_ids)
+            leads = _open_leads(lead_ids, reading, settled)
+            if not leads:
+                answers.update(settled)
+                return []
+            version = _known(reading.version)
+            indexes = await self.cache.at_least(version)
+            question = Question(_candidates(indexes, leads), micros(reading.now))
+            held = await self._store.hold(
+                connection, [version.number, [lead.id for lead in leads], *question.arguments()]
+            )
+            state = question.answered(*held)
+            settled.clear()
+            reading = await self._store.read_leads(connection, lead_ids)  # under the locks
+            leads = _open_leads(lead_ids, reading, settled)
+            indexes = await self.cache.at_least(version)
+            batch = _decided(leads, indexes, reading, state, self._beliefs)
+            claimed = await self._store.claim(connection, batch.arguments())
+            waiting = _taken_up(batch, claimed, settled)
+        self._learn(batch, claimed)
+        answers.update(settled)
+        return waiting
+
+    async def _route_within(self, connection: Connection, lead_id: UUID) -> Outcome:
+        """Route inside a caller's transaction; it may be rolled back, so nothing of it is remembered."""
+        if not connection.is_in_transaction():
+            raise UnsuitableTransaction("the connection has no open transaction; a decision needs one to be part of")
+        with translated():
+            fault = await self._store.transaction_faults(connection)
+            if fault is not None:
+                raise UnsuitableTransaction(f"the transaction cannot carry a decision: {fault}")
+            for attempt in range(PLAIN_TRIES):
+                answers: dict[UUID, Answer] = {}
+                try:
+                    async with connection.transaction():
+                        if await self._try_within(connection, lead_id, answers, reread=attempt > 0):
+                            raise _Conflict
+                except _Conflict:
+                    continue
+                return _raised(answers[lead_id])
+        raise Busy("what this lead needs did not hold still long enough")
+
+    async def _try_within(
+        self, connection: Connection, lead_id: UUID, answers: dict[UUID, Answer], *, reread: bool
+    ) -> bool:
+        """One try in a savepoint; true if the claim did not hold."""
+        reading = await self._store.read_leads(connection, [lead_id])
+        leads = _open_leads([lead_id], reading, answers)
+        if not leads:
+            return False
+        version = _known(reading.version)
+        seen: State = self._beliefs
+        if reread:
+            seen = await self._true_state(connection, leads, reading, version)
+        indexes = await self.cache.at_least(version)
+        batch = _decided(leads, indexes, reading, seen, self._beliefs)
+        claimed = await self._store.claim(connection, batch.arguments())
+        if claimed.failed is not None and "missing" in claimed.failed:
+            self._beliefs.forget(batch)
+        return bool(_taken_up(batch, claimed, answers))
+
+    async def _true_state(
+        self, connection: Connection, leads: Sequence[Lead], reading: Reading, version: Version
+    ) -> State:
+        """Usage and positions of all that the leads could be given to, read now."""
+        indexes = await self.cache.at_least(version)
+        question = Question(_candidates(indexes, leads), micros(reading.now))
+        return question.answered(*await self._store.state(connection, question.arguments()))
+
+    def _learn(self, batch: Batch, claimed: Claimed) -> None:
+        if claimed.failed is not None and "missing" in claimed.failed:
+            self._beliefs.forget(batch)
+        elif claimed.failed is None or "leads" in claimed.failed:
+            self._beliefs.learn(batch, claimed)
+
+    # explaining
+
+    async def explain(self, lead_id: UUID) -> Explanation:
+        """What would happen to the lead now, or, if the router has assigned it, what happened. Writes nothing."""
+        async with self._store.connection() as connection:
+            reading = await self._store.read_leads(connection, [lead_id])
+            settled: dict[UUID, Answer] = {}
+            leads = _open_leads([lead_id], reading, settled)
+            if not leads:
+                assignment = reading.rows[0].assignment
+                outcome = _raised(settled[lead_id])
+                if assignment is None:
+                    return Explanation(outcome)
+                return await self._explain_record(connection, assignment.decision_id, outcome.status)
+            version = _known(reading.version)
+            while True:
+                state = await self._true_state(connection, leads, reading, version)
+                indexes = await self.cache.at_least(version)
+                if indexes.version == version.number:
+                    break
+                version = Version(indexes.version, indexes.token)  # moved while the state was read
+            decision = decide(leads[0], indexes, state, micros(reading.now))
+            outcome = _outcome(decision, indexes.version, None, leads[0].status)
+            return Explanation(outcome, *explain(decision, indexes, state))
+
+    async def explain_decision(self, decision_id: int) -> Explanation:
+        """What a recorded decision was decided from, recomputed; raises `DecisionNotFound`, `HistoryPruned`."""
+        async with self._store.connection() as connection:
+            return await self._explain_record(connection, decision_id, None)
+
+    async def decision(self, decision_id: int) -> Record:
+        """One record; raises `DecisionNotFound`."""
+        async with self._store.connection() as connection:
+            return await self._record(connection, decision_id)
+
+    async def decisions(self, lead_id: UUID) -> list[Record]:
+        """The records of a lead, newest first; raises `LeadNotFound` where there is neither lead nor record."""
+        async with self._store.connection() as connection:
+            records = await self._store.decisions(connection, lead_id)
+            if not records and (await self._store.read_leads(connection, [lead_id])).rows[0].lead is None:
+                raise LeadNotFound(f"no such lead: `{lead_id}`")
+            return records
+
+    async def _record(self, connection: Connection, decision_id: int) -> Record:
+        record = await self._store.decision(connection, decision_id)
+        if record is None:
+            raise DecisionNotFound(f"no such decision: `{decision_id}`")
+        return record
+
+    async def _explain_record(self, connection: Connection, decision_id: int, status: str | None) -> Explanation:
+        record = await self._record(connection, decision_id)
+        if status is None:
+            lead = (await self._store.read_leads(connection, [record.lead.id])).rows[0].lead
+            status = "" if lead is None else lead.status
+        indexes = await self._indexes_at(connection, record)
+        question = Question(indexes.covering(record.lead), micros(record.decided_at))
+        around = question.answered(*await self._store.state_before(connection, decision_id, question.arguments()))
+        decision = redecide(record.lead, indexes, read_state(record.state), micros(record.decided_at), around)
+        outcome = Outcome(
+            record.lead.id,
+            record.outcome,
+            record.cause,
+            record.buyer_id,
+            status,
+            record.decision_id,
+            record.policy_id,
+            record.policy_version,
+            record.config_version,
+            record.decided_at,
+            record.flags,
+        )
+        return Explanation(outcome, *explain(decision, indexes, around))
+
+    async def _indexes_at(self, connection: Connection, record: Record) -> Indexes:
+        """What the record's decision could look at, as it was at its config version."""
+        token, has_baseline = await self._store.token_at(connection, record.config_version)
+        if token is None or not has_baseline:
+            raise HistoryPruned(f"the configuration at version {record.config_version} is no longer kept")
+        indexes = Indexes(record.config_version, token)
+        for table, image in await self._store.images_at(
+            connection, record.config_version, record.lead.offer_id, record.lead.market_id
+        ):
+            indexes.apply(Change(table, "", image), record.config_version)
+        return indexes
+
+    # watching
+
+    def status(self) -> dict[str, Any]:
+        """What `GET /v1/cache` answers."""
+        return self.cache.status()
+
+
+async def _remembered(store: Store) -> Beliefs:
+    """Current usage and positions, so that a new router's first claims mostly hold."""
+    beliefs = Beliefs()
+    async with store.connection() as connection:
+        for row in await store.usage(connection):
+            counter = Counter(row["buyer_id"], row["offer_id"], row["kind"], micros(row["window_start"]))
+            beliefs.used[counter] = row["used"]
+        for row in await store.positions(connection):
+            beliefs.positions[row["buyer_id"], row["offer_id"]] = row["position"]
+    return beliefs
+
+
+def _open_leads(lead_ids: Sequence[UUID], reading: Reading, answers: dict[UUID, Answer]) -> list[Lead]:
+    """The leads that can be routed; what the others' state says already goes into `answers`."""
+    leads = []
+    for lead_id, row in zip(lead_ids, reading.rows, strict=True):
+        if row.lead is not None and row.lead.buyer_id is None and row.lead.status == "validated":
+            leads.append(row.lead)
+        else:
+            answers[lead_id] = _settled(lead_id, row)
+    return leads
+
+
+def _settled(lead_id: UUID, row: LeadRow) -> Answer:
+    lead, assignment = row
+    if lead is None:
+        return LeadNotFound(f"no such lead: `{lead_id}`")
+    if lead.buyer_id is None:
+        return Outcome(lead_id, OutcomeKind.NOT_VALIDATED, None, None, lead.status)
+    return Outcome(lead_id, OutcomeKind.ALREADY_ROUTED, None, lead.buyer_id, lead.status, *(assignment or ()))
+
+
+def _known(version: Version | None) -> Version:
+    if version is None:
+        raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
+    return version
+
+
+def _candidates(indexes: Indexes, leads: Iterable[Lead]) -> Iterable[Enrollment]:
+    for lead in leads:
+        yield from indexes.covering(lead)
+
+
+def _decided(leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State, known: Beliefs) -> Batch:
+    """Decide leads in queue order, each on what those before it leave."""
+    batch = Batch(Version(indexes.version, indexes.token), reading.now, seen, known)
+    at = micros(reading.now)
+    for lead in leads:
+        batch.add(decide(lead, indexes, batch, at))
+    return batch
+
+
+def _taken_up(batch: Batch, claimed: Claimed, answers: dict[UUID, Answer]) -> list[UUID]:
+    """Put the outcomes of claims that held into `answers`; returns the leads whose claim did not."""
+    waiting = []
+    for decision, decision_id, repeated in zip(
+        batch.decisions, claimed.done, claimed.repeated or [None] * len(claimed.done), strict=True
+    ):
+        if not decision_id:
+            waiting.append(decision.lead.id)
+            continue
+        status = decision.lead.status if decision.winner is None else "routed"
+        outcome = _outcome(decision, batch.version.number, decision_id, status)
+        answers[decision.lead.id] = replace(outcome, decided_at=repeated) if repeated else outcome
+    return waiting
+
+
+def _outcome(decision: Decision, config_version: int, decision_id: int | None, status: str) -> Outcome:
+    return Outcome(
+        decision.lead.id,
+        decision.outcome,
+        decision.cause,
+        None if decision.winner is None else decision.winner.buyer_id,
+        status,
+        decision_id,
+        None if decision.policy is None else decision.policy.id,
+        None if decision.policy is None else decision.policy.version,
+        config_version,
+        instant(decision.at),
+        decision.flags,
+    )
+
+
+def _answer(waiters: Iterable[asyncio.Future[Answer]], answer: Answer | None, failure: Exception) -> None:
+    """Tell everyone who asked for one lead: the first of them caused what happened, the others find it done."""
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if answer is None:
+            if isinstance(failure, PointsmanError):
+                waiter.set_result(failure)
+            else:
+                waiter.set_exception(failure)
+            continue
+        waiter.set_result(answer)
+        if isinstance(answer, Outcome) and answer.outcome is OutcomeKind.ROUTED:
+            answer = replace(answer, outcome=OutcomeKind.ALREADY_ROUTED)
+
+
+def _raised(answer: Answer) -> Outcome:
+    if isinstance(answer, PointsmanError):
+        raise answer
+    return answer
+
+
+async def _driver_connection(connection: Any) -> Connection:
+    """The asyncpg connection that a caller's connection or session stands on."""
+    if isinstance(connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
+        return connection
+    from pointsman.sqlalchemy import driver_connection  # the optional extra: hosts without it never get here
+
+    return await driver_connection(connection)
