@@ -1,0 +1,120 @@
+"""Reasons and outcomes in plain sentences, for people: the demo and the command line say them in these words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pointsman.model import Cause, Flag, Outcome, OutcomeKind, Reason, ReasonCode
+
+Facts = Mapping[str, Any]
+
+
+def sentence(reason: Reason, name: Callable[[object], str] = str) -> str:
+    """Why a buyer was not chosen; `name` turns another buyer's id into what people call it."""
+    say = _REASONS[reason.code]
+    return say if isinstance(say, str) else say(reason.facts, name)
+
+
+def headline(outcome: Outcome, name: Callable[[object], str] = str) -> str:
+    """What became of a lead."""
+    flags = "".join(f" {_FLAGS[flag]}" for flag in outcome.flags)
+    if outcome.outcome is OutcomeKind.NO_ROUTE and outcome.cause is not None:
+        return f"Nobody takes this lead: {_CAUSES[outcome.cause]}.{flags}"
+    return _OUTCOMES[outcome.outcome].format(buyer=name(outcome.buyer_id), status=outcome.status) + flags
+
+
+def _cap(facts: Facts, per: str) -> str:
+    level = "own" if facts["level"] == "buyer" else "enrollment's"
+    full = f"has reached its {level} cap of {_leads(facts['cap'])} {per}"
+    return f"{full} ({facts['used']} taken, room again at {_at(facts['window_end'])})"
+
+
+def _hourly(facts: Facts, _: Callable[[object], str]) -> str:
+    return _cap(facts, "an hour")
+
+
+def _daily(facts: Facts, _: Callable[[object], str]) -> str:
+    return _cap(facts, "a day")
+
+
+def _closed(facts: Facts, _: Callable[[object], str]) -> str:
+    opening = facts["next_opening"]
+    when = "never opens" if opening is None else f"opens {_at(opening)}"
+    local = str(facts["local_time"])[11:16]
+    return f"is outside its acceptance hours (it is {local} in {facts['timezone']}; {when})"
+
+
+def _slow(facts: Facts, _: Callable[[object], str]) -> str:
+    seconds, limit = facts["sla_response_seconds"], facts["max_response_seconds"]
+    answers = "promises no response time" if seconds is None else f"responds within {seconds} s"
+    return f"{answers}; the policy requires {limit} s or less"
+
+
+def _missing(facts: Facts, _: Callable[[object], str]) -> str:
+    lacking = " or ".join(_FIELDS.get(field, field) for field in facts["missing"])
+    return f"serves only areas by {lacking} there, which the lead lacks"
+
+
+def _unreadable(facts: Facts, _: Callable[[object], str]) -> str:
+    field = facts["field"]
+    return "is enrolled but does not exist" if field == "buyer" else f"has a `{field}` that cannot be used"
+
+
+def _held(facts: Facts, name: Callable[[object], str]) -> str:
+    return f"could take it, but {name(facts['buyer_id'])} holds the offer exclusively there"
+
+
+def _leads(count: int) -> str:
+    return f"{count} lead" if count == 1 else f"{count} leads"
+
+
+def _at(at: datetime | str) -> str:
+    """An instant to the minute, in UTC; explanations that came over HTTP have it as text."""
+    instant = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+_FIELDS: Final = {"postal_code": "postal code", "city": "city"}
+
+_REASONS: Final[dict[ReasonCode, str | Callable[[Facts, Callable[[object], str]], str]]] = {
+    ReasonCode.ENROLLMENT_INACTIVE: "is enrolled in the offer, but not active there",
+    ReasonCode.GEO_MISSING: _missing,
+    ReasonCode.NOT_IN_SERVICE_AREA: "does not serve the lead's area",
+    ReasonCode.INVALID_CONFIGURATION: _unreadable,
+    ReasonCode.BUYER_PAUSED: "is paused",
+    ReasonCode.OUTSIDE_ACCEPTANCE_HOURS: _closed,
+    ReasonCode.HOURLY_CAP_REACHED: _hourly,
+    ReasonCode.DAILY_CAP_REACHED: _daily,
+    ReasonCode.BELOW_MIN_BALANCE: "has a balance below its minimum",
+    ReasonCode.SLA_TOO_SLOW: _slow,
+    ReasonCode.ZERO_WEIGHT: "has weight 0 and is never chosen by weight",
+    ReasonCode.NOT_ENROLLED: "holds the offer exclusively there, but is not enrolled in it",
+    ReasonCode.HELD_BY_EXCLUSIVE_BUYER: _held,
+}
+
+_CAUSES: Final = {
+    Cause.NO_POLICY: "no policy is meant for it",
+    Cause.POLICY_INVALID: "the rules of its policy are invalid",
+    Cause.OFFER_INACTIVE: "its offer is not active",
+    Cause.OFFER_VERTICAL_MISMATCH: "its offer belongs to another vertical",
+    Cause.OFFER_MARKET_MISMATCH: "its offer is for another market",
+    Cause.NO_ELIGIBLE_BUYERS: "no buyer is eligible",
+}
+
+_OUTCOMES: Final = {
+    OutcomeKind.ROUTED: "This lead goes to {buyer}.",
+    OutcomeKind.ALREADY_ROUTED: "This lead went to {buyer} before.",
+    OutcomeKind.NOT_VALIDATED: "This lead has the status `{status}`; only a validated one can be routed.",
+    OutcomeKind.NO_ROUTE: "Nobody takes this lead.",
+    OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED: (
+        "Nobody takes this lead: the buyer that holds the offer exclusively there is not eligible."
+    ),
+}
+
+_FLAGS: Final = {
+    Flag.EXCLUSIVE: "An exclusivity decided.",
+    Flag.EXCLUSIVE_FALLBACK: "An exclusive buyer was not eligible and was passed over.",
+    Flag.EXCLUSIVITY_CONFLICT: "Two exclusivities claim the same; the earlier counts.",
+}

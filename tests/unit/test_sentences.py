@@ -1,0 +1,62 @@
+"""Every reason and every outcome can be said in a sentence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from pointsman.model import Cause, Flag, Outcome, OutcomeKind, Reason, ReasonCode
+from pointsman.sentences import headline, sentence
+
+AT = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
+CAP = {"level": "enrollment", "used": 2, "cap": 2, "window_start": AT, "window_end": AT}
+FACTS: dict[ReasonCode, dict[str, object]] = {
+    ReasonCode.GEO_MISSING: {"missing": ["postal_code", "city"]},
+    ReasonCode.INVALID_CONFIGURATION: {"field": "timezone"},
+    ReasonCode.OUTSIDE_ACCEPTANCE_HOURS: {
+        "timezone": "America/Denver",
+        "local_time": "2026-03-04T08:30:00",
+        "next_opening": "2026-03-04T16:00:00Z",
+    },
+    ReasonCode.HOURLY_CAP_REACHED: CAP,
+    ReasonCode.DAILY_CAP_REACHED: CAP | {"level": "buyer"},
+    ReasonCode.SLA_TOO_SLOW: {"sla_response_seconds": None, "max_response_seconds": 300},
+    ReasonCode.HELD_BY_EXCLUSIVE_BUYER: {"buyer_id": UUID(int=1), "exclusivity_id": UUID(int=2)},
+}
+
+
+@pytest.mark.parametrize("code", ReasonCode)
+def test_every_reason_has_a_sentence_without_code_in_it(code: ReasonCode) -> None:
+    said = sentence(Reason(code, FACTS.get(code, {})))
+    assert len(said) > 8
+    assert "_" not in said
+    assert "{" not in said
+
+
+def test_a_reached_cap_says_whose_how_much_and_until_when() -> None:
+    said = sentence(Reason(ReasonCode.HOURLY_CAP_REACHED, CAP))
+    assert said == "has reached its enrollment's cap of 2 leads an hour (2 taken, room again at 2026-03-04 15:30 UTC)"
+
+
+def test_closed_hours_say_the_local_time_and_the_next_opening() -> None:
+    said = sentence(Reason(ReasonCode.OUTSIDE_ACCEPTANCE_HOURS, FACTS[ReasonCode.OUTSIDE_ACCEPTANCE_HOURS]))
+    assert "it is 08:30 in America/Denver; opens 2026-03-04 16:00 UTC" in said
+
+
+def test_another_buyer_is_called_by_its_name() -> None:
+    held = Reason(ReasonCode.HELD_BY_EXCLUSIVE_BUYER, FACTS[ReasonCode.HELD_BY_EXCLUSIVE_BUYER])
+    assert "Cedar Roofing" in sentence(held, lambda _: "Cedar Roofing")
+
+
+@pytest.mark.parametrize("kind", OutcomeKind)
+def test_every_outcome_has_a_headline(kind: OutcomeKind) -> None:
+    outcome = Outcome(UUID(int=1), kind, None, UUID(int=2), "new", flags=tuple(Flag))
+    assert headline(outcome, lambda _: "Cedar").endswith("the earlier counts.")
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_has_a_headline(cause: Cause) -> None:
+    outcome = Outcome(UUID(int=1), OutcomeKind.NO_ROUTE, cause, None, "validated")
+    assert headline(outcome).startswith("Nobody takes this lead: ")
