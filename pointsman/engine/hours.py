@@ -117,9 +117,10 @@ class Hours:
         return opening
 
     def _chunk_with(self, at: int) -> _Chunk:
-        if not self._chunk.start <= at < self._chunk.end:
-            self._chunk = self._work_out(at)
-        return self._chunk
+        chunk = self._chunk
+        if not chunk.start <= at < chunk.end:
+            self._chunk = chunk = self._work_out(at)
+        return chunk
 
     def _work_out(self, at: int) -> _Chunk:
         """The week of UTC that holds `at`."""
@@ -151,7 +152,7 @@ class Hours:
         if not any(self._weekly):
             index = bisect_right(self._open_days, first - 1)
             return self._open_days[index] if index < len(self._open_days) else None
-        return next((day for day in range(first, _LAST_DAY) if self._row(day)), None)
+        return next((day for day in range(first, _LAST_DAY + 1) if self._row(day)), None)
 
 
 def _append(edges: list[int], start: int, end: int) -> None:
