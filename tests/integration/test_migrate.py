@@ -440,6 +440,38 @@ async def test_baseline_waits_for_a_truncate_without_holding_up_commits(database
         assert [place[0] for place in await by_tables(host)] == ["offers"]
 
 
+async def test_baseline_waits_for_a_commit_that_has_its_version_already(database: str) -> None:
+    waiting = asyncio.Event()
+    await run(database, "insert into buyers (name) values ('Ann'); update pointsman.attachment set baseline = null")
+    async with connected(database) as host:
+        async with host.transaction():
+            await host.execute("update buyers set hourly_cap = 1; set constraints all immediate")
+            version = await host.fetchval("select max(version) from pointsman.config_commit")
+            migration = asyncio.create_task(
+                migrate(database, report=lambda line: waiting.set() if "trying again" in line else None)
+            )
+            await asyncio.wait_for(waiting.wait(), 10)
+        assert (await asyncio.wait_for(migration, 20)).baseline > version
+        assert await by_log(host) == await by_tables(host)
+
+
+async def test_table_cannot_be_emptied_between_a_baselines_snapshot_and_its_reading(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_table = pointsman.migrate._log_table
+    await run(database, "insert into buyers (name) values ('Ann'); update pointsman.attachment set baseline = null")
+
+    async def attacked(connection: asyncpg.Connection, host: str, table: str, change_set: int) -> int:
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await run(database, "set lock_timeout = '1ms'; truncate buyers cascade")
+        return await log_table(connection, host, table, change_set)
+
+    monkeypatch.setattr(pointsman.migrate, "_log_table", attacked)
+    await migrate(database)
+    async with connected(database) as connection:
+        assert [place[0] for place in await by_log(connection)] == ["buyers"]
+
+
 async def test_table_whose_triggers_were_off_is_attached_again_and_loaded_anew(database: str) -> None:
     await run(
         database,

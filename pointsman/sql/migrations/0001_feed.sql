@@ -33,10 +33,9 @@ create table pointsman.config_log (
   check ((row is not null) = (op in ('i', 'u', 'b')))
 );
 
--- How each configuration table's images are made, and the first version whose baseline holds them (null: to be written).
+-- The configuration tables that are attached to the feed, each with the first baseline that holds it (null: to be written).
 create table pointsman.attachment (
   rel text primary key,
-  image text not null,
   baseline bigint
 );
 
@@ -232,7 +231,7 @@ begin
 end $body$, declared, rel, arrays, variables, plain, whole, named, select_list, spelt, host, joined);
 begin
   if not exists (select from pointsman.detached() d where d = rel)
-    and exists (select from pointsman.attachment a where a.rel = attach.rel and a.image = select_list)
+    and exists (select from pointsman.attachment a where a.rel = attach.rel)
     and exists (select from pg_proc p where p.oid = to_regproc('pointsman.' || log_name) and p.prosrc = source)
     and to_regclass('pointsman.image_' || rel) is not null
   then
@@ -258,8 +257,7 @@ begin
     for each statement execute function pointsman.%I()', host, rel, log_name);
   execute format('alter table %I.%I enable trigger pointsman_insert, enable trigger pointsman_update, enable trigger pointsman_delete,
     enable replica trigger pointsman_row, enable always trigger pointsman_truncate', host, rel);
-  insert into pointsman.attachment (rel, image) values (rel, select_list)
-    on conflict on constraint attachment_pkey do update set image = excluded.image, baseline = null;
+  insert into pointsman.attachment (rel) values (rel) on conflict on constraint attachment_pkey do update set baseline = null;
   return true;
 end $attach$;
 
