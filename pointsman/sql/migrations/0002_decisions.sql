@@ -159,8 +159,9 @@ begin
       select r.b, r.o from unnest(r_buyer[:r_taken], r_offer[:r_taken], r_new[:r_taken]) r(b, o, new)
       where r.new order by 1, 2 on conflict do nothing;
     perform from pointsman.rotation t
-      where t.buyer_id = any(stale_buyers)
-         or (t.buyer_id, t.offer_id) in (select * from unnest(r_buyer[:r_taken], r_offer[:r_taken]))
+      where (t.buyer_id, t.offer_id) in (
+        select * from unnest(r_buyer[:r_taken], r_offer[:r_taken])
+        union select o.buyer_id, o.offer_id from pointsman.rotation o where o.buyer_id = any(stale_buyers))
       order by t.buyer_id, t.offer_id for no key update;
   end if;
   if r_taken > 0 then
