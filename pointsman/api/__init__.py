@@ -1,0 +1,73 @@
+"""The HTTP face, alone or inside a host's own FastAPI application.
+
+In a host's application it takes three lines, and one more for our routes beside its own:
+
+    from pointsman.api import TheRouter, lifespan, routes
+
+    app = FastAPI(lifespan=lifespan("postgresql://..."))
+    app.include_router(routes, dependencies=[...])  # the host's own guard; or set `app.state.pointsman_keys`
+
+    @app.post("/leads/{lead_id}/accept")
+    async def accept(lead_id: UUID, router: TheRouter):
+        return await router.route(lead_id)
+
+A host with a lifespan of its own enters ours inside it: `async with lifespan("postgresql://...")(app): ...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+from pointsman.api.authentication import Allowed
+from pointsman.api.problems import add_problem_handlers
+from pointsman.api.routes import TheRouter, routes, the_router
+from pointsman.router import Router
+from pointsman.settings import ApiKey, read_settings
+
+__all__ = ["Allowed", "TheRouter", "add_problem_handlers", "create_app", "lifespan", "routes", "the_router"]
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def lifespan(dsn: str, **options: Any) -> Lifespan:
+    """A FastAPI lifespan that opens a router on `dsn` and closes it again; the options are those of `Router.open`."""
+
+    @asynccontextmanager
+    async def opened(app: FastAPI) -> AsyncIterator[None]:
+        async with Router.open(dsn, **options) as router:
+            app.state.pointsman_router = router
+            yield
+
+    return opened
+
+
+def create_app(
+    router: Router | None = None, *, dsn: str = "", listen_dsn: str | None = None, keys: Sequence[ApiKey] = ()
+) -> FastAPI:
+    """The service as an ASGI application, on an open `router` or on one that its lifespan opens on `dsn`.
+
+    Without `keys` every caller may do everything: whoever serves it then binds to a loopback address.
+    """
+    app = FastAPI(
+        title="Pointsman",
+        summary="Routes validated leads: each goes to exactly one buyer, or the answer says why nobody takes it",
+        version=version("pointsman"),
+        lifespan=None if router is not None else lifespan(dsn, listen_dsn=listen_dsn),
+        redirect_slashes=False,
+    )
+    app.state.pointsman_router = router
+    app.state.pointsman_keys = tuple(keys)
+    add_problem_handlers(app)
+    app.include_router(routes)
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The service as the settings have it: what each worker of `pointsman serve --workers` runs."""
+    settings = read_settings()
+    return create_app(dsn=settings.dsn, listen_dsn=settings.listen_dsn, keys=settings.api_keys)

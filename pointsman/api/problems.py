@@ -1,0 +1,141 @@
+"""Every failure as an RFC 9457 problem detail, also where the routes are part of a host's own application."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException as HttpError
+from starlette.types import Message, Receive
+
+from pointsman.errors import PointsmanError
+from pointsman.wire import INTERNAL, Json, Kind, kind_of, problem, problem_detail
+
+LARGEST_BODY = 256 * 1024
+"""Bytes; 1000 lead ids take some 40,000."""
+
+INVALID_REQUEST = Kind("invalid-request", 422)
+_HTTP = {
+    400: Kind("invalid-request", 422),  # FastAPI's answer to a body that it cannot decode
+    401: Kind("unauthorized", 401),
+    403: Kind("forbidden", 403),
+    404: Kind("no-such-path", 404),
+    405: Kind("method-not-allowed", 405),
+    413: Kind("body-too-large", 413),
+}
+_TITLES = {
+    INVALID_REQUEST: "The request cannot be read",
+    INTERNAL: "The service failed",
+    _HTTP[401]: "A valid key is needed",
+    _HTTP[403]: "The key does not allow this",
+    _HTTP[404]: "No such path",
+    _HTTP[405]: "The path does not take this method",
+    _HTTP[413]: "The body is too large",
+}
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class ProblemResponse(JSONResponse):
+    """A problem detail with its status."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, content: Json, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(content, content["status"], headers)
+
+    def render(self, content: Json) -> bytes:
+        """ASCII, since a complaint may name a key that no UTF-8 can write."""
+        return json.dumps(content).encode("ascii")
+
+
+class ProblemRoute(APIRoute):
+    """Answers with problem details whatever its application does with errors, and reads no endless body."""
+
+    def get_route_handler(self) -> Handler:
+        """FastAPI's handler with its errors answered."""
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(Request(request.scope, _bounded(request.receive)))
+            except PointsmanError as error:
+                return pointsman_problem(request, error)
+            except RequestValidationError as error:
+                return validation_problem(request, error)
+            except HttpError as error:
+                return http_problem(request, error)
+
+        return answer
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer with problem details in all of `app`: unknown paths, wrong methods and failures of our own too."""
+    handlers: dict[type[Exception], Any] = {
+        PointsmanError: pointsman_problem,
+        RequestValidationError: validation_problem,
+        HttpError: http_problem,
+        Exception: internal_problem,
+    }
+    for error, handler in handlers.items():
+        app.add_exception_handler(error, handler)
+
+
+def pointsman_problem(_: Request, error: PointsmanError) -> ProblemResponse:
+    """An error of the router."""
+    retry_after = kind_of(error).retry_after
+    return ProblemResponse(problem(error), {"Retry-After": str(retry_after)} if retry_after else None)
+
+
+def validation_problem(_: Request, error: RequestValidationError) -> ProblemResponse:
+    """A request that is not what the route takes; what was sent is not repeated."""
+    complaints = list(_complaints(error))
+    detail = "; ".join(f"{complaint['at']}: {complaint['message']}" for complaint in complaints[:3])
+    return ProblemResponse(_detail(INVALID_REQUEST, detail, errors=complaints[:100]))
+
+
+def http_problem(request: Request, error: HttpError) -> ProblemResponse:
+    """An error of the framework: an unknown path, a wrong method, a key."""
+    kind = _HTTP.get(error.status_code, Kind(f"http-{error.status_code}", error.status_code))
+    detail = str(error.detail)
+    if kind.status == 404:
+        detail = f"there is nothing at `{request.url.path}`"
+    elif kind.status == 405:
+        detail = f"`{request.url.path}` does not take {request.method}"
+    elif kind is _HTTP[400]:
+        detail = "the body is not JSON in UTF-8"
+    return ProblemResponse(_detail(kind, detail), error.headers)
+
+
+def internal_problem(_: Request, __: Exception) -> ProblemResponse:
+    """A failure of our own; what it was stands in the log and not in the answer."""
+    return ProblemResponse(_detail(INTERNAL, "something failed inside the service; its log says what"))
+
+
+def _detail(kind: Kind, detail: str, **extensions: Any) -> Json:
+    return problem_detail(kind, _TITLES.get(kind, "The request failed"), detail, **extensions)
+
+
+def _complaints(error: RequestValidationError) -> Iterable[Json]:
+    for complaint in error.errors():
+        place = ".".join(map(str, complaint["loc"]))
+        message = "the body is not JSON" if complaint["type"] == "json_invalid" else complaint["msg"]
+        yield {"at": place, "message": message}
+
+
+def _bounded(receive: Receive) -> Receive:
+    read = 0
+
+    async def bounded() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > LARGEST_BODY:
+            raise HTTPException(413, f"a body may have {LARGEST_BODY} bytes at most")
+        return message
+
+    return bounded

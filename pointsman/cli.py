@@ -1,0 +1,379 @@
+"""The command line: what a person types, what a script reads, and what the exit code says.
+
+Exit codes: 0 done, 1 found something (a lead that is unknown or refused), 2 cannot run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TypeVar
+from uuid import UUID
+
+import structlog
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pointsman import migrate as schema
+from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
+from pointsman.model import Exclusion, Explanation, Outcome, Ranked
+from pointsman.router import Router
+from pointsman.sentences import headline, sentence
+from pointsman.settings import ApiKey, Scope, Settings, read_settings
+from pointsman.wire import answer_json, explanation_json, plain, problem
+
+T = TypeVar("T")
+
+EMBEDDED_FOLDER = Path(".pointsman")
+FOUND_SOMETHING, CANNOT_RUN, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="pointsman",
+    help="Routes validated leads: each goes to exactly one buyer, or the answer says why nobody takes it.",
+    epilog="Settings are POINTSMAN_* variables; without POINTSMAN_DATABASE_URL an embedded PostgreSQL is used.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+keys = typer.Typer(help="Keys of the HTTP service.", no_args_is_help=True)
+app.add_typer(keys, name="key")
+
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+class CannotRun(PointsmanError):
+    """The command cannot run."""
+
+
+def main() -> NoReturn:
+    """Run the command line; every error that a person can do something about is one line on stderr."""
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+    try:
+        app()
+    except PointsmanError as error:
+        _complain(error)
+        sys.exit(CANNOT_RUN)
+    sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"pointsman {installed_version('pointsman')}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    leads: Annotated[int, typer.Option(min=1, help="Leads that are routed one after another.")] = 1000,
+    seed: Annotated[int, typer.Option(help="What the demo's world is made from.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Build a realistic world, route leads through it, and show what happened and how fast.
+
+    Example: pointsman demo --leads 1000 --seed 7
+    """
+    from pointsman import demo as demonstration  # its geography is an optional extra, and slow to import
+
+    result = _run(demonstration.run(read_settings().dsn or None, leads, seed, err if as_json else out))
+    if as_json:
+        _print_json(result)
+    else:
+        demonstration.show(out, result)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to listen on; POINTSMAN_HOST, else 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port to listen on; POINTSMAN_PORT, else 8080; 0 is any.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each has its own cache and connections.")] = 1,
+) -> None:
+    """Serve the HTTP API until Ctrl+C.
+
+    Example: pointsman serve --port 8080 --workers 2
+    """
+    from pointsman.api import server  # FastAPI and uvicorn, which no other command needs
+
+    settings = read_settings()
+    listening = server.listen(
+        settings.host if host is None else host, settings.port if port is None else port, settings.api_keys
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    with _quietly(), contextlib.closing(listening), _database(settings, make_tables=True) as dsn:
+        if workers == 1:
+            _run(server.serve(listening, dsn, settings.listen_dsn, settings.api_keys, _announce))
+        else:
+            _run(server.announce_ready(listening, dsn, settings.listen_dsn, _announce))
+            server.serve_in_workers(listening, dsn, workers)
+
+
+@app.command()
+def migrate(
+    with_host_tables: Annotated[
+        bool, typer.Option("--with-host-tables", help="Make the host's tables too, where there are none.")
+    ] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take everything of the router's away, its decisions included.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the database to this release's schema, and print the grants of a least-privilege role for the service.
+
+    Example: pointsman migrate --with-host-tables
+    """
+    if remove and with_host_tables:
+        raise CannotRun("--remove and --with-host-tables exclude each other; give one of them")
+    with _database(read_settings()) as dsn:
+        if remove:
+            _run(schema.remove(dsn, report=_report))
+            if as_json:
+                _print_json({"removed": True})
+            return
+        migrated = _run(schema.migrate(dsn, with_host_tables=with_host_tables, report=_report))
+    if as_json:
+        _print_json(
+            {
+                "changed": migrated.changed,
+                "host_schema": migrated.host_schema,
+                "made_host_tables": migrated.made_host_tables,
+                "applied": migrated.applied,
+                "attached": migrated.attached,
+                "baseline": migrated.baseline,
+                "grants": migrated.grants.splitlines(),
+            }
+        )
+        return
+    err.print(
+        "The database is up to date." if migrated.changed else "The database was up to date; nothing was changed."
+    )
+    err.print("Grants of a least-privilege role for the service (once `create role pointsman login` has made it):")
+    typer.echo(migrated.grants)
+
+
+@app.command()
+def route(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The leads to route.")], as_json: AsJson = False
+) -> None:
+    """Route leads: each is assigned to one buyer, or the answer says why not.
+
+    With --json one lead gives its outcome, several a list, as the HTTP API does.
+
+    Example: pointsman route 6f1e0c9e-3c2f-4a55-9d6f-1b1f6f0e2a10
+    """
+    lead_ids = [_lead_id(text) for text in ids]
+    with _database(read_settings()) as dsn:
+        answers = _run(_route(dsn, lead_ids))
+    pairs = list(zip(lead_ids, answers, strict=True))
+    if as_json:
+        found = [answer_json(*pair) for pair in pairs]
+        _print_json(found[0] if len(found) == 1 else found)
+    else:
+        _draw_outcomes([answer for answer in answers if isinstance(answer, Outcome)])
+    errors = [answer for answer in answers if isinstance(answer, PointsmanError)]
+    for error in errors:
+        _complain(error)
+    if errors:
+        of_leads = all(isinstance(error, LeadNotFound | Refused) for error in errors)
+        raise typer.Exit(FOUND_SOMETHING if of_leads else CANNOT_RUN)
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(metavar="ID", help="A lead's id, or the number of a decision.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show who gets a lead and why each other buyer does not; nothing is written.
+
+    Example: pointsman explain 6f1e0c9e-3c2f-4a55-9d6f-1b1f6f0e2a10
+    """
+    subject = _subject(text)
+    with _database(read_settings()) as dsn:
+        try:
+            explanation = _run(_explain(dsn, subject))
+        except (LeadNotFound, DecisionNotFound, HistoryPruned) as error:
+            if as_json:
+                _print_json({"error": problem(error)})
+            _complain(error)
+            raise typer.Exit(FOUND_SOMETHING) from None
+    if as_json:
+        _print_json(explanation_json(explanation))
+    else:
+        _draw(explanation)
+
+
+@keys.command("new")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Who will use the key; the service names it in its answers.")],
+    scope: Annotated[Scope, typer.Option(help="What it allows; `route` includes `read`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, show it once, and print its line for the settings, which holds only its SHA-256.
+
+    Example: pointsman key new intake --scope route
+    """
+    key, secret = ApiKey.new(name, scope)
+    if as_json:
+        _print_json({"name": key.name, "scope": key.scope, "key": secret, "setting": str(key)})
+        return
+    err.print("The key, shown only now; its holder sends it as `Authorization: Bearer <key>`:")
+    typer.echo(secret)
+    err.print("For the service (several keys with a comma between them):")
+    typer.echo(f"POINTSMAN_API_KEYS={key}")
+
+
+# running
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on the fastest event loop that is installed; Ctrl+C ends it without a word."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    for name in ("winloop",) if sys.platform == "win32" else ("uvloop",):
+        with contextlib.suppress(ImportError):
+            factory: Callable[[], asyncio.AbstractEventLoop] = __import__(name).new_event_loop
+            return factory
+    return None
+
+
+@contextlib.contextmanager
+def _database(settings: Settings, *, make_tables: bool = False) -> Iterator[str]:
+    """The address of the database: the one of the settings, else an embedded one that runs as long as this."""
+    if settings.dsn:
+        yield settings.dsn
+        return
+    from pointsman.embedded import EmbeddedPostgres
+
+    with _quietly(), EmbeddedPostgres(EMBEDDED_FOLDER) as server:
+        if make_tables:
+            _run(schema.migrate(server.dsn, with_host_tables=True))
+        yield server.dsn
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+async def _route(dsn: str, lead_ids: list[UUID]) -> list[Outcome | PointsmanError]:
+    async with Router.open(dsn) as router:
+        return await router.route_many(lead_ids)
+
+
+async def _explain(dsn: str, subject: UUID | int) -> Explanation:
+    async with Router.open(dsn) as router:
+        return await (router.explain(subject) if isinstance(subject, UUID) else router.explain_decision(subject))
+
+
+def _subject(text: str) -> UUID | int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else _lead_id(text)
+
+
+def _lead_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise CannotRun(f"`{text}` is no lead's id; ids of leads are UUIDs") from None
+
+
+def _interrupt(_: int, __: FrameType | None) -> NoReturn:
+    """Told to end before the server listens for signals, or after: end as with Ctrl+C, closing what is open."""
+    raise KeyboardInterrupt
+
+
+# printing
+
+
+def _announce(address: str, router: Router) -> None:
+    _report(f"Pointsman serves {address} (config version {router.cache.version}); Ctrl+C ends it")
+
+
+def _complain(error: PointsmanError) -> None:
+    text = str(error) or type(error).__doc__ or ""
+    typer.echo(f"pointsman: {' '.join(text.split())}", err=True)
+
+
+def _report(line: str) -> None:
+    err.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(plain(value), indent=2))
+
+
+def _draw_outcomes(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        out.print(f"{outcome.lead_id}  {escape(headline(outcome))}", highlight=False, soft_wrap=True)
+
+
+def _draw(explanation: Explanation) -> None:
+    outcome = explanation.outcome
+    out.print(f"Lead {outcome.lead_id}", style="bold", highlight=False, soft_wrap=True)
+    out.print(escape(headline(outcome)), highlight=False, soft_wrap=True)
+    out.print(_circumstances(outcome), style="dim", highlight=False, soft_wrap=True)
+    if explanation.eligible:
+        out.print(_eligible(explanation.eligible))
+    if explanation.excluded:
+        out.print(_excluded(explanation.excluded))
+
+
+def _eligible(eligible: tuple[Ranked, ...]) -> Table:
+    table = Table("rank", "buyer", "priority", "weight", "answers in", "last served by", title="Who could have it")
+    for ranked in eligible:
+        seconds = ranked.sla_response_seconds
+        table.add_row(
+            str(ranked.rank),
+            str(ranked.buyer_id),
+            _shown(ranked.priority_rank),
+            _shown(ranked.weight),
+            "unknown" if seconds is None else f"{seconds} s",
+            "never" if ranked.position is None else f"decision {ranked.position}",
+            style="green" if ranked.rank == 1 else None,
+        )
+    return table
+
+
+def _excluded(excluded: tuple[Exclusion, ...]) -> Table:
+    table = Table("buyer", "why not", title="Who could not")
+    for exclusion in excluded:
+        table.add_row(str(exclusion.buyer_id), escape("\n".join(sentence(reason) for reason in exclusion.reasons)))
+    return table
+
+
+def _circumstances(outcome: Outcome) -> str:
+    policy = outcome.policy_id and f"policy {outcome.policy_id} version {outcome.policy_version}"
+    parts = (
+        outcome.decision_id and f"decision {outcome.decision_id}",
+        policy,
+        outcome.config_version and f"config version {outcome.config_version}",
+        outcome.decided_at and f"at {plain(outcome.decided_at)}",
+        outcome.flags and "flags " + ", ".join(outcome.flags),
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,189 @@
+"""The command line as a process: what it prints, its exit codes, and one line on stderr where it cannot run."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import socket
+import sys
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from builders import make_candidate, make_lead, make_offer, make_policy
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+async def run(*arguments: object, database: str = "postgresql://nobody@127.0.0.1:1/none", **variables: str) -> Ran:
+    """`pointsman ARGUMENTS` with settings of its own."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "pointsman", *map(str, arguments)),
+        env={**settings, "POINTSMAN_DATABASE_URL": database, "COLUMNS": "140", **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+def assert_cannot_run(ran: Ran, *words: str) -> None:
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran
+    assert ran.err.startswith("pointsman: ")
+    for word in words:
+        assert word in ran.err
+
+
+class Scene(NamedTuple):
+    """An offer with a policy and one buyer, one paused buyer, and two leads."""
+
+    buyer: UUID
+    paused: UUID
+    leads: tuple[UUID, UUID]
+
+
+@pytest.fixture
+async def scene(database: str) -> Scene:
+    connection = await asyncpg.connect(database)
+    try:
+        offer = await make_offer(connection)
+        await make_policy(connection, offer_id=offer)
+        buyer = await make_candidate(connection, offer)
+        paused = await make_candidate(connection, offer, status="paused")
+        return Scene(buyer, paused, (await make_lead(connection, offer), await make_lead(connection, offer)))
+    finally:
+        await connection.close()
+
+
+async def test_route_assigns_and_says_so_for_people_and_programs(database: str, scene: Scene) -> None:
+    one, two = scene.leads
+    for_people = await run("route", one, database=database)
+    for_programs = await run("route", two, "--json", database=database)
+    several = await run("route", one, two, "--json", database=database)
+    assert (for_people.code, for_programs.code, several.code) == (0, 0, 0)
+    assert f"{one}  This lead goes to {scene.buyer}." in for_people.out
+    assert (for_programs.json["outcome"], for_programs.json["buyer_id"]) == ("routed", str(scene.buyer))
+    assert [entry["outcome"] for entry in several.json] == ["already_routed", "already_routed"]
+
+
+async def test_an_unknown_lead_is_found_out_and_the_others_are_routed(database: str, scene: Scene) -> None:
+    unknown = uuid4()
+    ran = await run("route", unknown, scene.leads[0], "--json", database=database)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert str(unknown) in ran.err
+    assert [entry.get("outcome") for entry in ran.json] == [None, "routed"]
+    assert ran.json[0]["error"]["type"] == "urn:pointsman:problem:lead-not-found"
+    explained = await run("explain", unknown, database=database)
+    assert (explained.code, explained.out) == (1, "")
+
+
+async def test_explain_draws_the_ranks_and_a_sentence_for_each_other_buyer(database: str, scene: Scene) -> None:
+    drawn = await run("explain", scene.leads[0], database=database)
+    data = await run("explain", scene.leads[0], "--json", database=database)
+    assert (drawn.code, data.code) == (0, 0)
+    for text in (str(scene.leads[0]), str(scene.buyer), str(scene.paused), "is paused", "rank"):
+        assert text in drawn.out
+    assert [entry["buyer_id"] for entry in data.json["eligible"]] == [str(scene.buyer)]
+    assert data.json["excluded"] == [{"buyer_id": str(scene.paused), "reasons": [{"code": "buyer_paused"}]}]
+    assert data.json["outcome"]["status"] == "validated"
+
+
+async def test_explain_takes_the_number_of_a_decision(database: str, scene: Scene) -> None:
+    outcome = (await run("route", scene.leads[0], "--json", database=database)).json
+    explained = await run("explain", outcome["decision_id"], "--json", database=database)
+    assert explained.json["outcome"] == outcome
+    assert (await run("explain", 999_999, database=database)).code == 1
+
+
+async def test_migrate_can_run_twice_and_prints_the_grants(database: str) -> None:
+    again = await run("migrate", database=database)
+    data = await run("migrate", "--with-host-tables", "--json", database=database)
+    assert (again.code, data.code) == (0, 0)
+    assert "grant select" in again.out
+    assert (data.json["changed"], data.json["host_schema"], data.json["applied"]) == (False, "public", [])
+
+
+async def test_migrate_removes_what_is_ours_and_makes_it_again(database: str) -> None:
+    assert (await run("migrate", "--remove", "--json", database=database)).json == {"removed": True}
+    assert_cannot_run(await run("route", uuid4(), database=database), "pointsman migrate")
+    assert (await run("migrate", "--json", database=database)).json["changed"]
+    assert_cannot_run(await run("migrate", "--remove", "--with-host-tables", database=database), "exclude each other")
+
+
+async def test_a_new_key_is_shown_once_and_its_line_holds_only_the_digest() -> None:
+    ran = await run("key", "new", "intake", "--scope", "route")
+    secret, line = ran.out.splitlines()
+    assert ran.code == 0
+    assert line == f"POINTSMAN_API_KEYS=intake:route:{hashlib.sha256(secret.encode()).hexdigest()}"
+    data = (await run("key", "new", "intake", "--scope", "read", "--json")).json
+    assert data["setting"] == f"intake:read:{hashlib.sha256(data['key'].encode()).hexdigest()}"
+    assert_cannot_run(await run("key", "new", "in:take", "--scope", "read"), "in:take")
+
+
+@pytest.mark.parametrize(
+    ("database", "word"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", "cannot be reached"),
+        ("postgresql://nobody@no-such-host.invalid/none", "cannot be reached"),
+        ("mysql://nobody@127.0.0.1/none", "address"),
+        ("no address at all", "address"),
+    ],
+)
+@pytest.mark.parametrize("command", [("route", UUID(int=1)), ("explain", UUID(int=1)), ("migrate",), ("serve",)])
+async def test_a_wrong_address_of_the_database_is_one_line(database: str, word: str, command: tuple[Any, ...]) -> None:
+    arguments = (*command, "--port", "0") if command == ("serve",) else command
+    assert_cannot_run(await run(*arguments, database=database), word)
+
+
+async def test_a_database_without_the_router_says_what_to_run(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute("drop schema pointsman cascade; drop table leads")
+    await connection.close()
+    assert_cannot_run(await run("serve", "--port", "0", database=database), "pointsman migrate")
+    assert_cannot_run(await run("migrate", database=database), "table leads is missing")
+
+
+async def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_cannot_run(await run("serve", "--port", port), f"127.0.0.1:{port}", "--port")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+async def test_without_keys_the_service_listens_on_loopback_only(host: str) -> None:
+    assert_cannot_run(await run("serve", "--port", "0", "--host", host), "without keys", "pointsman key new")
+
+
+async def test_a_host_that_is_no_address_is_one_line() -> None:
+    assert_cannot_run(await run("serve", "--port", "0", "--host", "no-such-host.invalid"), "no-such-host.invalid")
+
+
+async def test_a_misspelt_setting_is_named_with_the_nearest_right_one() -> None:
+    ran = await run("serve", POINTSMAN_API_KEY="x")
+    assert_cannot_run(ran, "`POINTSMAN_API_KEY` is no setting", "`POINTSMAN_API_KEYS`")
+
+
+async def test_what_is_no_id_is_refused() -> None:
+    assert_cannot_run(await run("explain", "lead-7"), "lead-7", "UUID")
+    assert_cannot_run(await run("route", UUID(int=1), "lead-7"), "lead-7", "UUID")
+
+
+async def test_help_and_version_need_no_database() -> None:
+    for arguments in (("--help",), ("--version",), ("demo", "--help"), ("serve", "--help"), ("key", "--help")):
+        assert (await run(*arguments)).code == 0
