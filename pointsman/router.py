@@ -116,19 +116,19 @@ class Router:
 
     # routing
 
-    async def route(self, lead_id: UUID, *, connection: Any = None) -> Outcome:
+    async def route(self, lead_id: UUID | str, *, connection: Any = None) -> Outcome:
         """Assign the lead to exactly one buyer, or say why nobody takes it.
 
         With `connection` (asyncpg's, or SQLAlchemy's `AsyncConnection` or `AsyncSession`) it happens inside the
         caller's open READ COMMITTED transaction, and stands if that commits. Raises the errors of `pointsman.errors`.
         """
         if connection is not None:
-            return await self._route_within(await _driver_connection(connection), lead_id)
-        return _raised(await self._enqueue(lead_id))
+            return await self._route_within(await _driver_connection(connection), _id(lead_id))
+        return _raised(await self._enqueue(_id(lead_id)))
 
-    async def route_many(self, lead_ids: Sequence[UUID]) -> list[Answer]:
+    async def route_many(self, lead_ids: Sequence[UUID | str]) -> list[Answer]:
         """Route each lead, in order; an error stands in the place of its lead instead of being raised."""
-        return list(await asyncio.gather(*map(self._enqueue, lead_ids)))
+        return list(await asyncio.gather(*map(self._enqueue, [_id(lead_id) for lead_id in lead_ids])))
 
     def _enqueue(self, lead_id: UUID) -> asyncio.Future[Answer]:
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -206,7 +206,7 @@ class Router:
         if reread:
             await self.cache.catch_up(connection)
             seen = await self._true_state(connection, leads, reading, version)
-        indexes = await self.cache.at_least(version)
+        indexes = await self.cache.at_least(version, connection)
         batch = _decided(leads, indexes, reading, seen, self._beliefs)
         claimed = await self._store.claim(connection, batch.arguments())
         self._learn(batch, claimed)
@@ -225,7 +225,7 @@ class Router:
                 answers.update(settled)
                 return []
             version = _known(reading.version)
-            indexes = await self.cache.at_least(version)
+            indexes = await self.cache.at_least(version, connection)
             question = Question(_candidates(indexes, leads), micros(reading.now))
             held = await self._store.hold(
                 connection, [version.number, [lead.id for lead in leads], *question.arguments()]
@@ -234,7 +234,7 @@ class Router:
             settled.clear()
             reading = await self._store.read_leads(connection, lead_ids)  # under the locks
             leads = _open_leads(lead_ids, reading, settled)
-            indexes = await self.cache.at_least(version)
+            indexes = await self.cache.at_least(version, connection)
             batch = _decided(leads, indexes, reading, state, self._beliefs)
             claimed = await self._store.claim(connection, batch.arguments())
             waiting = _taken_up(batch, claimed, settled)
@@ -273,7 +273,7 @@ class Router:
         seen: State = self._beliefs
         if reread:
             seen = await self._true_state(connection, leads, reading, version)
-        indexes = await self.cache.at_least(version)
+        indexes = await self.cache.at_least(version, connection)
         batch = _decided(leads, indexes, reading, seen, self._beliefs)
         claimed = await self._store.claim(connection, batch.arguments())
         if claimed.failed is not None and "missing" in claimed.failed:
@@ -284,7 +284,7 @@ class Router:
         self, connection: Connection, leads: Sequence[Lead], reading: Reading, version: Version
     ) -> State:
         """Usage and positions of all that the leads could be given to, read now."""
-        indexes = await self.cache.at_least(version)
+        indexes = await self.cache.at_least(version, connection)
         question = Question(_candidates(indexes, leads), micros(reading.now))
         return question.answered(*await self._store.state(connection, question.arguments()))
 
@@ -296,8 +296,9 @@ class Router:
 
     # explaining
 
-    async def explain(self, lead_id: UUID) -> Explanation:
+    async def explain(self, lead_id: UUID | str) -> Explanation:
         """What would happen to the lead now, or, if the router has assigned it, what happened. Writes nothing."""
+        lead_id = _id(lead_id)
         async with self._store.connection() as connection:
             reading = await self._store.read_leads(connection, [lead_id])
             settled: dict[UUID, Answer] = {}
@@ -311,7 +312,7 @@ class Router:
             version = _known(reading.version)
             while True:
                 state = await self._true_state(connection, leads, reading, version)
-                indexes = await self.cache.at_least(version)
+                indexes = await self.cache.at_least(version, connection)
                 if indexes.version == version.number:
                     break
                 version = Version(indexes.version, indexes.token)  # moved while the state was read
@@ -483,6 +484,11 @@ def _answer(waiters: Iterable[asyncio.Future[Answer]], answer: Answer | None, fa
         waiter.set_result(answer)
         if isinstance(answer, Outcome) and answer.outcome is OutcomeKind.ROUTED:
             answer = replace(answer, outcome=OutcomeKind.ALREADY_ROUTED)
+
+
+def _id(lead_id: UUID | str) -> UUID:
+    """The id itself; raises `ValueError` for text that is none."""
+    return lead_id if isinstance(lead_id, UUID) else UUID(lead_id)
 
 
 def _raised(answer: Answer) -> Outcome:

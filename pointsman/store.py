@@ -18,6 +18,9 @@ from asyncpg.pgproto import pgproto
 from pointsman.errors import Busy, DatabaseUnfit, Refused, StoreUnavailable
 from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
 
+LONG_READ_SECONDS = 60.0
+"""How long an explanation may search the history, which no lead waits for."""
+
 SCHEMA_VERSION = 2
 """The newest migration that this release's statements need."""
 
@@ -156,7 +159,8 @@ def translated() -> Iterator[None]:
 class Store:
     """The router's connections to one database. They are its own: nothing is left behind on them, nothing is reset."""
 
-    def __init__(self, pool: asyncpg.Pool, queries: dict[str, str], dsn: str) -> None:
+    def __init__(self, pool: asyncpg.Pool, queries: dict[str, str], dsn: str, timeout: float) -> None:
+        self._timeout = timeout
         self._pool = pool
         self._sql = queries
         self._dsn = dsn
@@ -197,7 +201,7 @@ class Store:
                 reset=_leave_as_is,
                 server_settings={"application_name": "pointsman"},
             )
-        return cls(pool, queries, dsn)
+        return cls(pool, queries, dsn, timeout)
 
     async def close(self) -> None:
         """Close every connection; what is still under way is ended."""
@@ -207,7 +211,7 @@ class Store:
     async def connection(self) -> AsyncIterator[Connection]:
         """One of the router's connections, outside of a transaction."""
         with translated():
-            async with self._pool.acquire() as connection:
+            async with self._pool.acquire(timeout=self._timeout) as connection:
                 yield connection
 
     async def listener(self, dsn: str | None, timeout: float) -> asyncpg.Connection:
@@ -328,7 +332,7 @@ class Store:
         self, connection: Connection, version: int, offer_id: UUID | None, market_id: UUID | None
     ) -> list[tuple[str, dict[str, Any]]]:
         """The (table, image) pairs that a decision on an offer in a market could look at, as of a past version."""
-        rows = await connection.fetch(self._sql["images_at"], version, offer_id, market_id)
+        rows = await connection.fetch(self._sql["images_at"], version, offer_id, market_id, timeout=LONG_READ_SECONDS)
         return [(row["rel"], image) for row in rows if (image := _image(row["image"])) is not None]
 
 

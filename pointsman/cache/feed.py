@@ -104,10 +104,16 @@ class Cache:
             await asyncio.wait([self._task])
             self._task = None
 
-    async def at_least(self, version: Version) -> Indexes:
-        """The indexes at `version` or a later one, whole. The caller must not await before it is done with them."""
+    async def at_least(self, version: Version, connection: Connection) -> Indexes:
+        """The indexes at `version` or a later one, whole. The caller must not await before it is done with them.
+
+        What is missing is read on the caller's `connection`, or on one more where that is in a transaction of its own.
+        """
         if not self._has(version):
-            async with self._store.connection() as connection:
+            if connection.is_in_transaction():
+                async with self._store.connection() as other:
+                    await self.catch_up(other)
+            else:
                 await self.catch_up(connection)
         if self._indexes is None or not self._is_whole:
             raise NotReady("the router has not loaded its configuration yet")
