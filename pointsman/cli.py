@@ -161,7 +161,7 @@ def migrate(
     err.print(
         "The database is up to date." if migrated.changed else "The database was up to date; nothing was changed."
     )
-    err.print("Grants of a least-privilege role for the service (once `create role pointsman login` has made it):")
+    _say("Grants of a least-privilege role for the service (once `create role pointsman login` has made it):")
     typer.echo(migrated.grants)
 
 
@@ -230,9 +230,9 @@ def new_key(
     if as_json:
         _print_json({"name": key.name, "scope": key.scope, "key": secret, "setting": str(key)})
         return
-    err.print("The key, shown only now; its holder sends it as `Authorization: Bearer <key>`:")
+    _say("The key, shown only now; its holder sends it as `Authorization: Bearer <key>`:")
     typer.echo(secret)
-    err.print("For the service (several keys with a comma between them):")
+    _say("For the service (several keys with a comma between them):")
     typer.echo(f"POINTSMAN_API_KEYS={key}")
 
 
@@ -308,7 +308,7 @@ def _interrupt(_: int, __: FrameType | None) -> NoReturn:
 
 
 def _announce(address: str, router: Router) -> None:
-    _report(f"Pointsman serves {address} (config version {router.cache.version}); Ctrl+C ends it")
+    _say(f"Pointsman serves {address} (config version {router.cache.version}); Ctrl+C ends it")
 
 
 def _complain(error: PointsmanError) -> None:
@@ -318,6 +318,10 @@ def _complain(error: PointsmanError) -> None:
 
 def _report(line: str) -> None:
     err.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _say(line: str) -> None:
+    err.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(value: object) -> None:
