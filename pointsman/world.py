@@ -675,7 +675,7 @@ def _exclusivity(
     value: str | None,
     valid: tuple[datetime | None, datetime | None],
 ) -> Exclusivity:
-    return Exclusivity(_uuid(random), offer, holder, market, scope, value, *valid, is_active=random.random() < 0.95)
+    return Exclusivity(_uuid(random), offer, holder, market, scope, value, *valid, is_active=True)
 
 
 # Leads
