@@ -40,8 +40,10 @@ class Score:
     def __init__(self, n: int, weight: int) -> None:
         self.n = n
         self.weight = weight
-        # 1 - u is exact in integers; log1p keeps its digits where u is all but 1
-        self.value = -math.log1p(-((1 << 65) - 2 * n - 1) / (1 << 65)) / weight
+        # whichever of u and 1 - u is small is exact in integers and keeps its digits as a float
+        below, above = 2 * n + 1, (1 << 65) - 2 * n - 1
+        ln = math.log(below / (1 << 65)) if below < above else math.log1p(-above / (1 << 65))
+        self.value = -ln / weight
 
     def exact(self) -> Decimal:
         """The score with 60 digits."""
