@@ -22,6 +22,7 @@ CONSTRAINTS = ("buyer_active", "acceptance_hours")
 WHEN_INELIGIBLE = ("fail_closed", "fallback_allowed")
 SLA_MODES = ("off", "prefer", "require")
 LARGEST_INTEGER = 2**63 - 1
+_SHOWN = 100
 
 _STRATEGY_ORDERS_BY = {"priority": "priority_rank", "rotation": "least_recently_routed", "weighted": "score"}
 
@@ -126,7 +127,7 @@ def _object(place: str, value: object, required: Collection[str], optional: Coll
             raise InvalidPolicy(f"`{inside}{key}` is missing")
     for key in value:
         if key not in required and key not in optional:
-            raise InvalidPolicy(f"`{inside}{key}` is not a key that policies have")
+            raise InvalidPolicy(f"`{inside}{_shown(key)[1:-1]}` is not a key that policies have")
     return value
 
 
@@ -162,4 +163,10 @@ def _utf8(place: str, text: str) -> bytes:
 
 
 def _refuse(place: str, value: object, wanted: str) -> NoReturn:
-    raise InvalidPolicy(f"`{place}` is `{value!r}`; it must be {wanted}")
+    raise InvalidPolicy(f"`{place}` is `{_shown(value)}`; it must be {wanted}")
+
+
+def _shown(value: object) -> str:
+    """What stands there, on one line that can be written anywhere, however long and odd it is."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]}...{text[-1]}"
