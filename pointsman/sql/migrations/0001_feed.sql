@@ -146,7 +146,9 @@ set search_path = pg_catalog, pg_temp as $$
       when 'end' then format('nullif(%s, 9223372036854775807)', e.micros)
     end, f.name), ', ' order by f.place)
   from found f cross join lateral (
-    select format('greatest(least(extract(epoch from %s) * 1000000, 9223372036854775807), -9223372036854775808)::bigint', f.value)
+    -- greatest and least pass nulls over, so a null needs a word of its own
+    select format('case when %1$s is not null then
+      greatest(least(extract(epoch from %1$s) * 1000000, 9223372036854775807), -9223372036854775808)::bigint end', f.value)
       as micros) e
 $$;
 
@@ -171,14 +173,22 @@ declare
   log_name constant text := 'log_' || rel;
   select_list constant text := pointsman.image_columns(host, rel);
   key constant name[] := pointsman.image_key(rel);
-  -- parts of the function's text, for the key columns a, b
-  arrays constant text := (select string_agg(format('array_agg(k.%I)', k), ', ') from unnest(key) k);              -- array_agg(k.a), array_agg(k.b)
-  variables constant text := (select string_agg(format('keys_%s', i), ', ') from generate_subscripts(key, 1) i);  -- keys_1, keys_2
+  -- parts of the function's text; for key columns a and b:
+  -- array_agg(k.a), array_agg(k.b)
+  arrays constant text := (select string_agg(format('array_agg(k.%I)', k), ', ') from unnest(key) k);
+  -- keys_1, keys_2
+  variables constant text := (select string_agg(format('keys_%s', i), ', ') from generate_subscripts(key, 1) i);
+  -- keys_1 uuid[]; keys_2 uuid[];
   declared constant text := (select string_agg(format('  keys_%s uuid[];', i), e'\n') from generate_subscripts(key, 1) i);
-  plain constant text := (select string_agg(format('r.%I', k), ', ') from unnest(key) k);                          -- r.a, r.b
+  -- r.a, r.b
+  plain constant text := (select string_agg(format('r.%I', k), ', ') from unnest(key) k);
+  -- k.a is not null and k.b is not null
   whole constant text := (select string_agg(format('k.%I is not null', k), ' and ') from unnest(key) k);
+  -- r.a = k.a and r.b = k.b
   joined constant text := (select string_agg(format('r.%1$I = k.%1$I', k), ' and ') from unnest(key) k);
-  named constant text := (select string_agg(format('%I', k), ', ') from unnest(key) k);                            -- a, b
+  -- a, b
+  named constant text := (select string_agg(format('%I', k), ', ') from unnest(key) k);
+  -- k.a::text || ':' || k.b::text
   spelt constant text := (select string_agg(format('k.%I::text', k), ' || '':'' || ') from unnest(key) k);
   source constant text := format($body$
 -- Made by pointsman.attach. Finds the keys whose image this statement changed, and logs the images of those rows as they
