@@ -265,6 +265,8 @@ def _database(settings: Settings, *, make_tables: bool = False) -> Iterator[str]
     from pointsman.embedded import EmbeddedPostgres
 
     with _quietly(), EmbeddedPostgres(EMBEDDED_FOLDER) as server:
+        for note in server.notes:
+            _report(note)
         if make_tables:
             _run(schema.migrate(server.dsn, with_host_tables=True))
         yield server.dsn
