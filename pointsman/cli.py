@@ -21,7 +21,7 @@ import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from pointsman import migrate as schema
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
@@ -346,8 +346,12 @@ def _draw(explanation: Explanation) -> None:
         out.print(_excluded(explanation.excluded))
 
 
+def _buyer() -> Column:
+    return Column("buyer", no_wrap=True, min_width=36)  # an id that is cut short names nobody
+
+
 def _eligible(eligible: tuple[Ranked, ...]) -> Table:
-    table = Table("rank", "buyer", "priority", "weight", "answers in", "last served by", title="Who could have it")
+    table = Table("rank", _buyer(), "priority", "weight", "answers in", "last served by", title="Who could have it")
     for ranked in eligible:
         seconds = ranked.sla_response_seconds
         table.add_row(
@@ -363,7 +367,7 @@ def _eligible(eligible: tuple[Ranked, ...]) -> Table:
 
 
 def _excluded(excluded: tuple[Exclusion, ...]) -> Table:
-    table = Table("buyer", "why not", title="Who could not")
+    table = Table(_buyer(), "why not", title="Who could not")
     for exclusion in excluded:
         table.add_row(str(exclusion.buyer_id), escape("\n".join(sentence(reason) for reason in exclusion.reasons)))
     return table
