@@ -19,6 +19,7 @@ from uuid import UUID
 
 import structlog
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -351,7 +352,7 @@ def _buyer() -> Column:
 
 
 def _eligible(eligible: tuple[Ranked, ...]) -> Table:
-    table = Table("rank", _buyer(), "priority", "weight", "answers in", "last served by", title="Who could have it")
+    table = Table("rank", _buyer(), "priority", "weight", "SLA", "turn", title="Who could have it", box=SIMPLE)
     for ranked in eligible:
         seconds = ranked.sla_response_seconds
         table.add_row(
@@ -359,15 +360,15 @@ def _eligible(eligible: tuple[Ranked, ...]) -> Table:
             str(ranked.buyer_id),
             _shown(ranked.priority_rank),
             _shown(ranked.weight),
-            "unknown" if seconds is None else f"{seconds} s",
-            "never" if ranked.position is None else f"decision {ranked.position}",
+            "none" if seconds is None else f"{seconds} s",
+            "never" if ranked.position is None else str(ranked.position),
             style="green" if ranked.rank == 1 else None,
         )
     return table
 
 
 def _excluded(excluded: tuple[Exclusion, ...]) -> Table:
-    table = Table(_buyer(), "why not", title="Who could not")
+    table = Table(_buyer(), "why not", title="Who could not", box=SIMPLE)
     for exclusion in excluded:
         table.add_row(str(exclusion.buyer_id), escape("\n".join(sentence(reason) for reason in exclusion.reasons)))
     return table
