@@ -21,6 +21,7 @@ from pointsman.engine.explain import explain
 from pointsman.engine.record import read_state, redecide
 from pointsman.errors import (
     Busy,
+    DatabaseUnfit,
     DecisionNotFound,
     HistoryPruned,
     LeadNotFound,
@@ -177,7 +178,7 @@ class Router:
                         waiting = await self._try(connection, waiting, answers, reread=attempt > 0)
                     else:
                         waiting = await self._last_resort(connection, waiting, answers)
-            except (Busy, Refused) as error:
+            except (Busy, DatabaseUnfit, Refused) as error:
                 if len(waiting) > 1:
                     await self._settle_apart(waiting, answers)
                     return
@@ -248,17 +249,22 @@ class Router:
             raise UnsuitableTransaction("the connection has no open transaction; a decision needs one to be part of")
         with translated():
             fault = await self._store.transaction_faults(connection)
-            if fault is not None:
-                raise UnsuitableTransaction(f"the transaction cannot carry a decision: {fault}")
-            for attempt in range(PLAIN_TRIES):
-                answers: dict[UUID, Answer] = {}
-                try:
-                    async with connection.transaction():
-                        if await self._try_within(connection, lead_id, answers, reread=attempt > 0):
+        if fault is not None:
+            raise UnsuitableTransaction(f"the transaction cannot carry a decision: {fault}")
+        for attempt in range(1, PLAIN_TRIES + 1):
+            answers: dict[UUID, Answer] = {}
+            try:
+                with translated():
+                    async with self._store.savepoint(connection):
+                        if await self._try_within(connection, lead_id, answers, reread=attempt > 1):
                             raise _Conflict
-                except _Conflict:
-                    continue
-                return _raised(answers[lead_id])
+            except _Conflict:
+                continue
+            except DeletedUnderClaim:
+                if attempt == PLAIN_TRIES:
+                    raise
+                continue
+            return _raised(answers[lead_id])
         raise Busy("what this lead needs did not hold still long enough")
 
     async def _try_within(

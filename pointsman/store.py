@@ -50,6 +50,8 @@ _UNFIT = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.ObjectNotInPrerequisiteStateError,
 )
+_HOSTS_RULES = ("exec_stmt_raise", "ExecWithCheckOptions")
+"""Where in the server an error comes from that a RAISE or a row security policy made, whatever its code."""
 _IDS = frozenset({"id", "offer_id", "vertical_id", "market_id", "buyer_id"})
 
 _CLAIM_OF_NOTHING: tuple[Any, ...] = (
@@ -141,19 +143,26 @@ def translated() -> Iterator[None]:
     try:
         yield
     except _CONTENDED as error:
-        raise Busy(f"others hold what this needs for too long: {error}") from error
+        raise Busy(f"others hold what this needs for too long: {_message(error)}") from error
     except asyncpg.ForeignKeyViolationError as error:
-        raise DeletedUnderClaim(f"the database refuses this: {error}") from error
-    except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError, asyncpg.TriggeredActionError) as error:
-        raise Refused(f"the database refuses this: {error}") from error
+        raise DeletedUnderClaim(f"the database refuses this: {_message(error)}") from error
     except TimeoutError as error:
         raise StoreUnavailable("the database did not answer in time") from error
     except _UNFIT as error:
+        if error.server_source_function in _HOSTS_RULES:
+            raise Refused(f"the database refuses this: {_message(error)}") from error
         raise DatabaseUnfit(
-            f"{error}; check the database's address and privileges, and run `pointsman migrate`"
+            f"{_message(error)}; check the database's address and privileges, and run `pointsman migrate`"
         ) from error
     except _AWAY as error:
-        raise StoreUnavailable(f"the database cannot be reached: {error}") from error
+        raise StoreUnavailable(f"the database cannot be reached: {_message(error)}") from error
+    except asyncpg.PostgresError as error:  # a trigger of the host's can raise whatever it likes
+        raise Refused(f"the database refuses this: {_message(error)}") from error
+
+
+def _message(error: BaseException) -> str:
+    """The error's first line: what follows are details, which can hold a lead's data."""
+    return str(error).partition("\n")[0]
 
 
 class Store:
@@ -236,7 +245,10 @@ class Store:
 
     async def transaction_faults(self, connection: Connection) -> str | None:
         """Why a caller's open transaction cannot carry a decision, None if it can."""
-        row = await self._row(connection, "caller_transaction")
+        try:
+            row = await self._row(connection, "caller_transaction")
+        except asyncpg.InFailedSQLTransactionError:
+            return "it has failed already; roll it back"
         if row["isolation"] != "read committed":
             return f"its isolation level is {row['isolation']}; a decision needs READ COMMITTED"
         if row["read_only"]:
@@ -244,6 +256,17 @@ class Store:
         if row["changed_configuration"]:
             return "it has changed configuration itself; route in a transaction of its own after that one's commit"
         return None
+
+    @asynccontextmanager
+    async def savepoint(self, connection: Connection) -> AsyncIterator[None]:
+        """A part of a caller's open transaction, however that began; what raises is undone and gives its locks back."""
+        await connection.execute("savepoint pointsman")
+        try:
+            yield
+        except BaseException:
+            await connection.execute("rollback to savepoint pointsman; release savepoint pointsman")
+            raise
+        await connection.execute("release savepoint pointsman")
 
     async def claim(self, connection: Connection, arguments: Sequence[Any]) -> Claimed:
         """Prove and write a batch of decisions; one round trip. The arguments are those of `claim_1`."""
