@@ -275,6 +275,10 @@ begin
   -- 7. all of a lead's writes, or none
   update @host@.leads l set status = 'routed', buyer_id = x.b, routed_at = p_at
     from unnest(l_id, l_buyer, done) x(id, b, d) where l.id = x.id and x.d > 0 and x.b is not null;
+  get diagnostics j = row_count;
+  if j <> (select count(*) from unnest(l_buyer, done) x(b, d) where x.d > 0 and x.b is not null) then
+    raise exception 'a trigger keeps leads from being assigned';
+  end if;
   update pointsman.cap_usage c set used = c.used + k.taken
     from (
       select k_buyer[u.k] b, k_offer[u.k] o, k_kind[u.k] t, k_from[u.k] f, count(*)::int taken
