@@ -327,8 +327,12 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 async def _connect(dsn: str) -> asyncpg.Connection:
     try:
         return await asyncpg.connect(dsn, timeout=10, server_settings={"application_name": "pointsman migrate"})
-    except (ValueError, asyncpg.ClientConfigurationError) as error:
-        raise DatabaseUnfit(f"the database's address cannot be read: {error}") from error
+    except (ValueError, asyncpg.ClientConfigurationError):
+        # the driver's message can hold a part of the password
+        raise DatabaseUnfit(
+            "the database's address cannot be read; it must be like postgresql://user:password@host:5432/database,"
+            " with what is special in a password percent-encoded"
+        ) from None
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise DatabaseUnfit(f"the database refuses the connection: {error}; check its address") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

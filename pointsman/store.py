@@ -364,8 +364,12 @@ async def _connect(dsn: str, timeout: float, **settings: Any) -> asyncpg.Connect
         return await asyncpg.connect(
             dsn, timeout=timeout, server_settings={"application_name": "pointsman"}, **settings
         )
-    except (ValueError, asyncpg.ClientConfigurationError) as error:
-        raise DatabaseUnfit(f"the database's address cannot be read: {error}") from error
+    except (ValueError, asyncpg.ClientConfigurationError):
+        # the driver's message can hold a part of the password
+        raise DatabaseUnfit(
+            "the database's address cannot be read; it must be like postgresql://user:password@host:5432/database,"
+            " with what is special in a password percent-encoded"
+        ) from None
 
 
 async def _host_schema(connection: asyncpg.Connection, installation: str) -> str:
