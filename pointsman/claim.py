@@ -9,8 +9,8 @@ from uuid import UUID
 
 from pointsman import engine
 from pointsman.engine import geo, record, zones
-from pointsman.engine.capacity import Cap, Counter, State, caps
-from pointsman.engine.configuration import Enrollment
+from pointsman.engine.capacity import NOBODY, Cap, Counter, State, caps
+from pointsman.engine.configuration import Enrollment, Fault
 from pointsman.engine.decide import Decision
 from pointsman.store import Claimed, Version
 
@@ -21,13 +21,28 @@ _SERVED_IN_BATCH = 1 << 62
 """Positions that this batch gives out stand behind every position that is written already."""
 _REMEMBERED_COUNTERS = 1_000_000
 
+_SLOTS = (
+    Fault.DAILY_CAP_OF_BUYER,
+    Fault.HOURLY_CAP_OF_BUYER,
+    Fault.DAILY_CAP_OF_ENROLLMENT,
+    Fault.HOURLY_CAP_OF_ENROLLMENT,
+)
+"""The caps of a winner in the order in which `claim_one_1` locks their counters."""
+
 Turn = tuple[UUID, UUID]
 
 
 class Beliefs(State):
-    """Usage and positions as the router last saw them, of rows that exist. Wrong ones cost a try, never a lead."""
+    """Usage and positions as the router last saw them, of rows that exist. Wrong ones cost a try, never a lead.
 
-    __slots__ = ()
+    `since` is the config version from which on a counter surely counted every lead.
+    """
+
+    __slots__ = ("since",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since: dict[Counter, int] = {}
 
     def learn(self, batch: Batch, claimed: Claimed) -> None:
         """Take over what the claim saw and what it added."""
@@ -41,9 +56,11 @@ class Beliefs(State):
             if decision_id and decision.winner is not None:
                 for cap in decision.takes:
                     self.used[cap.counter] += 1
+                    self.since[cap.counter] = cap.changed
                 self.positions[decision.winner.buyer_id, decision.winner.offer_id] = decision_id
         if len(self.used) > _REMEMBERED_COUNTERS:
             self.used.clear()  # those in use come back with their next claim
+            self.since.clear()
 
     def forget(self, batch: Batch) -> None:
         """Believe none of the batch's rows to exist: one of them does not."""
@@ -168,6 +185,64 @@ class Batch(State):
             [turn_index[compared[1]] for compared in self._compares],
             [compared[2] for compared in self._compares],
         ]
+
+    def alone(self) -> list[Any] | None:
+        """The arguments of `claim_one_1`; None where the batch is not one routed lead with rows that are all known."""
+        if len(self.decisions) != 1:
+            return None
+        (decision,) = self.decisions
+        winner, policy, known = decision.winner, decision.policy, self._known
+        if winner is None or policy is None or (winner.buyer_id, winner.offer_id) not in known.positions:
+            return None
+        if any(known.since.get(cap.counter, -1) < cap.changed for cap in decision.takes):
+            return None
+        self._put_taken_first()
+        lead = decision.lead
+        names = [use[4] for use in self._uses]
+        own: dict[Fault, tuple[datetime | None, int | None, int]] = dict.fromkeys(_SLOTS, (None, None, 0))
+        changed = dict.fromkeys((True, False), 0)
+        for cap, name in zip(decision.takes, names, strict=False):
+            own[cap.fault] = (cap.window.opens, cap.limit, name)
+            changed[cap.offer_id == NOBODY] = cap.changed
+        buyers, offers, kinds, starts, _, limits, _ = counter_arrays(decision.full)
+        return [
+            self.version.number,
+            self.version.token,
+            self._now,
+            *VERSIONS,
+            lead.id,
+            lead.offer_id,
+            lead.vertical_id,
+            lead.market_id,
+            lead.postal_code,
+            lead.city,
+            ",".join(decision.flags),
+            winner.buyer_id,
+            policy.id,
+            policy.version,
+            record.head(decision, *self.version),
+            changed[False],
+            changed[True],
+            *(part for slot in _SLOTS for part in own[slot]),
+            self._seen.position(winner) if decision.compared else None,
+            buyers,
+            offers,
+            kinds,
+            starts,
+            limits,
+            names[len(decision.takes) :],
+            [enrollment.buyer_id for enrollment in decision.compared],
+            [self._seen.position(enrollment) for enrollment in decision.compared],
+        ]
+
+    def answered_alone(self, done: int | None, used: list[int] | None, positions: list[int] | None) -> Claimed:
+        """What `claim_one_1` answered, in the form of the batch's answer."""
+        if done is None:
+            return Claimed([0], [None], [], [], {"alone": True})
+        (decision,) = self.decisions
+        compared = ((enrollment.buyer_id, enrollment.offer_id) for enrollment in decision.compared)
+        stands = dict(zip(compared, positions or (), strict=True))
+        return Claimed([done], [None], used or [], [stands.get(turn, 0) for turn in self._turns], None)
 
     def _put_taken_first(self) -> None:
         """Counters that leads count under, and enrollments that win, come before those that are only looked at."""

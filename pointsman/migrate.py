@@ -49,7 +49,7 @@ CONFIGURATION_TABLES: Final = (
 
 CONTENDED: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
-SERVICE_FUNCTIONS: Final = ("clock", "counted", "detached", "claim_1", "hold_1")
+SERVICE_FUNCTIONS: Final = ("clock", "counted", "detached", "claim_1", "claim_one_1", "hold_1")
 """The functions that a service role calls."""
 
 

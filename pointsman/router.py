@@ -209,7 +209,7 @@ class Router:
             seen = await self._true_state(connection, leads, reading, version)
         indexes = await self.cache.at_least(version, connection)
         batch = _decided(leads, indexes, reading, seen, self._beliefs)
-        claimed = await self._store.claim(connection, batch.arguments())
+        claimed = await self._claim(connection, batch, reread=reread)
         self._learn(batch, claimed)
         return _taken_up(batch, claimed, answers)
 
@@ -281,7 +281,7 @@ class Router:
             seen = await self._true_state(connection, leads, reading, version)
         indexes = await self.cache.at_least(version, connection)
         batch = _decided(leads, indexes, reading, seen, self._beliefs)
-        claimed = await self._store.claim(connection, batch.arguments())
+        claimed = await self._claim(connection, batch, reread=reread)
         if claimed.failed is not None and "missing" in claimed.failed:
             self._beliefs.forget(batch)
         return bool(_taken_up(batch, claimed, answers))
@@ -293,6 +293,13 @@ class Router:
         indexes = await self.cache.at_least(version, connection)
         question = Question(_candidates(indexes, leads), micros(reading.now))
         return question.answered(*await self._store.state(connection, question.arguments()))
+
+    async def _claim(self, connection: Connection, batch: Batch, *, reread: bool) -> Claimed:
+        """Claim a batch, in the short form for a lone lead at its first try; what that refuses the next try settles."""
+        alone = None if reread else batch.alone()
+        if alone is None:
+            return await self._store.claim(connection, batch.arguments())
+        return batch.answered_alone(*await self._store.claim_one(connection, alone))
 
     def _learn(self, batch: Batch, claimed: Claimed) -> None:
         if claimed.failed is not None and "missing" in claimed.failed:
@@ -400,6 +407,7 @@ async def _remembered(store: Store) -> Beliefs:
         for row in await store.usage(connection):
             counter = Counter(row["buyer_id"], row["offer_id"], row["kind"], micros(row["window_start"]))
             beliefs.used[counter] = row["used"]
+            beliefs.since[counter] = row["since"]
         for row in await store.positions(connection):
             beliefs.positions[row["buyer_id"], row["offer_id"]] = row["position"]
     return beliefs

@@ -21,7 +21,7 @@ from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
 LONG_READ_SECONDS = 60.0
 """How long an explanation may search the history, which no lead waits for."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest migration that this release's statements need."""
 
 _CONTENDED = (
@@ -63,6 +63,13 @@ _CLAIM_OF_NOTHING: tuple[Any, ...] = (
     *([[]] * 3),
 )
 """A claim without leads, which changes nothing."""
+_CLAIM_OF_NOBODY: tuple[Any, ...] = (
+    *(0, UUID(int=0), datetime.min.replace(tzinfo=UTC), "", "", ""),
+    *([None] * 11),
+    *(0, 0, *([None] * 12)),
+    *(None, *([[]] * 8)),
+)
+"""A claim of no lead, which changes nothing."""
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -274,6 +281,13 @@ class Store:
         failed = None if row["failed"] is None else json.loads(row["failed"])
         return Claimed(row["done"], row["repeated"], row["used"] or [], row["positions"] or [], failed)
 
+    async def claim_one(
+        self, connection: Connection, arguments: Sequence[Any]
+    ) -> tuple[int | None, list[int] | None, list[int] | None]:
+        """Prove and write one routed lead; its decision (None if anything did not hold), true usage and positions."""
+        row = await self._row(connection, "claim_one", *arguments)
+        return row["done"], row["used"], row["positions"]
+
     async def share_seal(self, connection: Connection) -> None:
         """Keep configuration from committing until the open transaction ends."""
         await connection.fetchrow(self._sql["share_seal"])
@@ -391,6 +405,7 @@ async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> N
     """Run the statements of a lead's way once, on no leads, so that no decision pays for preparing them."""
     await connection.fetch(queries["read_leads"], [])
     await connection.fetch(queries["claim"], *_CLAIM_OF_NOTHING)
+    await connection.fetch(queries["claim_one"], *_CLAIM_OF_NOBODY)
 
 
 async def _leave_as_is(connection: asyncpg.Connection) -> None:

@@ -36,6 +36,11 @@ select done, repeated, used, positions, failed from pointsman.claim_1(
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
   $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43)
 
+-- name: claim_one
+select done, used, positions from pointsman.claim_one_1(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
+  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40)
+
 -- name: share_seal
 -- The last resort: from here to the end of the transaction no configuration can commit, and the server ends a transaction
 -- whose router stopped.
@@ -75,7 +80,8 @@ select
 
 -- name: usage
 -- What the router believes when it opens: every counter of a window that may still be open.
-select buyer_id, offer_id, kind, window_start, used from pointsman.cap_usage where window_start > pointsman.clock() - interval '3 days'
+select buyer_id, offer_id, kind, window_start, used, since from pointsman.cap_usage
+where window_start > pointsman.clock() - interval '3 days'
 
 -- name: positions
 -- Where every enrollment stands in the rotation.
