@@ -208,7 +208,7 @@ class Store:
             pool = await asyncpg.create_pool(
                 dsn,
                 min_size=1,
-                max_size=size,
+                max_size=max(size, 2),  # the last resort reads configuration on a second one, beside its transaction
                 max_inactive_connection_lifetime=0,
                 max_cached_statement_lifetime=0,
                 command_timeout=timeout,
