@@ -1,50 +1,103 @@
-"""What must be true of a database whatever happened to it, checked from its tables alone.
+"""What must be true of a database whatever happened to it, from its tables and what callers and writers saw.
 
-`violations(connection)` rebuilds the configuration at every version from the log, decides every recorded decision again,
-on its recorded state and on what the decisions with smaller ids left, and compares rows that must agree.
+`violations(connection)` rebuilds the configuration at every version from the log, decides every recorded decision
+again, on its recorded state and on what the decisions with smaller ids left, and compares rows that must agree. With
+a `Witness` it also holds every answer against the tables, and every decision's version against the commits that had
+returned before its call began.
 """
 
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 
-from pointsman.cache.indexes import Change, Indexes
+from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.engine.capacity import NOBODY, Cap, State, caps
-from pointsman.engine.configuration import Enrollment
+from pointsman.engine.configuration import Buyer, Enrollment
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.record import digest, head, read_state, redecide
+from pointsman.engine.zones import Window
 from pointsman.model import Lead, micros
 
 IDS = {"id", "offer_id", "vertical_id", "market_id", "buyer_id"}
+ENOUGH = 100
+"""Violations after which the search ends: what is wrong so often is wrong for one reason."""
+
+Holder = tuple[UUID, UUID]
+
+
+class Answer(NamedTuple):
+    """An answer that a caller got for a call that began at `began` (time.monotonic, which all processes share)."""
+
+    began: float
+    lead_id: UUID
+    outcome: str
+    cause: str | None
+    buyer_id: UUID | None
+    decision_id: int | None
+    config_version: int | None
+
+
+class Committed(NamedTuple):
+    """A change of configuration whose COMMIT had returned at `returned`."""
+
+    returned: float
+    change_set: int
+
+
+@dataclass
+class Witness:
+    """What callers and writers saw. `resets`: how often the host set each lead back to validated."""
+
+    answers: list[Answer] = field(default_factory=list)
+    commits: list[Committed] = field(default_factory=list)
+    resets: Mapping[UUID, int] | None = None
 
 
 class Past:
     """Who was served when, to be asked for the state before any decision."""
 
-    def __init__(self, decisions: list[asyncpg.Record]) -> None:
-        self._served: dict[tuple[UUID, UUID], list[tuple[int, int]]] = defaultdict(list)
+    def __init__(self, decisions: Iterable[asyncpg.Record]) -> None:
+        self._ids: dict[Holder, list[int]] = defaultdict(list)
+        self._by_time: dict[Holder, list[tuple[int, int]]] = defaultdict(list)
         for row in decisions:
             if row["buyer_id"] is not None:
-                served = (row["id"], micros(row["decided_at"]))
-                self._served[row["buyer_id"], row["offer_id"]].append(served)
-                self._served[row["buyer_id"], NOBODY].append(served)
+                served = (micros(row["decided_at"]), row["id"])
+                self._ids[row["buyer_id"], row["offer_id"]].append(row["id"])
+                self._by_time[row["buyer_id"], row["offer_id"]].append(served)
+                self._by_time[row["buyer_id"], NOBODY].append(served)
+        for served_at in self._by_time.values():
+            served_at.sort()
+        self._in_window: dict[tuple[Holder, Window], list[int]] = {}
 
     def used(self, cap: Cap, before: int) -> int:
-        served = self._served.get((cap.buyer_id, cap.offer_id), [])
-        return sum(cap.window.start <= at < cap.window.end for _, at in served[: bisect_left(served, (before, 0))])
+        """Leads in the window of `cap` by decisions with ids below `before`."""
+        return bisect_left(self.ids_in((cap.buyer_id, cap.offer_id), cap.window), before)
+
+    def ids_in(self, holder: Holder, window: Window) -> list[int]:
+        """The decisions that served the holder in a window, by id."""
+        if (holder, window) not in self._in_window:
+            served = self._by_time.get(holder, [])
+            first, last = bisect_left(served, (window.start, 0)), bisect_left(served, (window.end, 0))
+            self._in_window[holder, window] = sorted(decision_id for _, decision_id in served[first:last])
+        return self._in_window[holder, window]
 
     def position(self, enrollment: Enrollment, before: int) -> int:
-        served = self._served.get((enrollment.buyer_id, enrollment.offer_id), [])
-        index = bisect_left(served, (before, 0))
-        return served[index - 1][0] if index else 0
+        """The last decision below `before` that served the enrollment, 0 for none."""
+        ids = self._ids.get((enrollment.buyer_id, enrollment.offer_id), [])
+        index = bisect_left(ids, before)
+        return ids[index - 1] if index else 0
 
-    def state(self, candidates: list[Enrollment], at: int, before: int) -> State:
+    def state(self, candidates: Iterable[Enrollment], at: int, before: int) -> State:
+        """Usage and positions of all candidates as the decisions below `before` left them."""
         state = State()
         for enrollment in candidates:
             state.positions[enrollment.buyer_id, enrollment.offer_id] = self.position(enrollment, before)
@@ -53,33 +106,85 @@ class Past:
         return state
 
 
-async def violations(connection: asyncpg.Connection) -> list[str]:
-    """One line for each thing that is not as it must be."""
-    decisions = await connection.fetch("select * from pointsman.decisions order by id")
-    past = Past(decisions)
-    found = [line async for line in _wrong_decisions(connection, decisions, past)]
-    found += [line async for line in _wrong_rows(connection)]
-    return found
+class History:
+    """The configuration, moved on version by version as the log has it."""
 
+    def __init__(self, log: list[asyncpg.Record]) -> None:
+        self._log = log
+        self._place = 0
+        self.indexes = Indexes(0, UUID(int=0))
+        self.rows: dict[str, dict[str, str]] = {table: {} for table in TABLES}
+        self.faults: list[str] = []
 
-async def _wrong_decisions(
-    connection: asyncpg.Connection, decisions: list[asyncpg.Record], past: Past
-) -> AsyncIterator[str]:
-    log = await connection.fetch(
-        "select c.version, c.token, l.rel, l.op::text, l.key, l.row::text as image from pointsman.config_commit c"
-        " left join pointsman.config_log l using (change_set) where c.version is not null order by c.version, l.seq"
-    )
-    indexes = Indexes(0, UUID(int=0))
-    place = 0
-    for row in sorted(decisions, key=lambda row: (row["config_version"], row["id"])):
-        while place < len(log) and log[place]["version"] <= row["config_version"]:
-            entry = log[place]
-            assert entry["op"] != "t", "emptied tables are not followed here"
+    def move_to(self, version: int) -> None:
+        """Apply every entry up to `version`."""
+        while self._place < len(self._log) and self._log[self._place]["version"] <= version:
+            entry = self._log[self._place]
+            self._place += 1
             if entry["rel"] is not None:
-                indexes.apply(Change(entry["rel"], entry["key"], _image(entry["image"])), entry["version"])
-            indexes.version, indexes.token = entry["version"], entry["token"]
-            place += 1
-        for line in _wrong(row, indexes, past):
+                self._apply(entry)
+            self.indexes.version, self.indexes.token = entry["version"], entry["token"]
+
+    def _apply(self, entry: asyncpg.Record) -> None:
+        table, op, key, image, version = (entry[name] for name in ("rel", "op", "key", "image", "version"))
+        rows = self.rows[table]
+        if op == "t":
+            for gone in rows:
+                self.indexes.apply(Change(table, gone, None), version)
+            rows.clear()
+            return
+        if op == "b" and rows.get(key, image) != image:
+            self.faults.append(f"baseline {version} has another image of {table} {key} than the log before it")
+        self.indexes.apply(Change(table, key, _image(image)), version)
+        if image is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = image
+
+
+async def violations(connection: asyncpg.Connection, witness: Witness | None = None) -> list[str]:
+    """One line for each thing that is not as it must be, up to `ENOUGH`; all of one moment."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        found = []
+        async for line in _violations(connection, witness):
+            found.append(line)
+            if len(found) == ENOUGH:
+                break
+        return found
+
+
+async def _violations(connection: asyncpg.Connection, witness: Witness | None) -> AsyncIterator[str]:
+    decisions = await connection.fetch("select * from pointsman.decisions order by id")
+    log = await connection.fetch(
+        "select c.version, c.token, c.change_set, l.rel, l.op::text, l.key, l.row::text as image"
+        " from pointsman.config_commit c left join pointsman.config_log l using (change_set)"
+        " where c.version is not null order by c.version, l.seq"
+    )
+    past, history = Past(decisions), History(log)
+    for line in _wrong_decisions(decisions, past, history):
+        yield line
+    history.move_to(log[-1]["version"] if log else 0)
+    for line in history.faults:
+        yield line
+    async for line in _wrong_log(connection, history):
+        yield line
+    async for line in _wrong_counters(connection, past, history.indexes):
+        yield line
+    async for line in _wrong_rows(connection):
+        yield line
+    if witness is not None:
+        versions = {row["change_set"]: row["version"] for row in log}
+        for line in _wrong_testimony(witness, {row["id"]: row for row in decisions}, versions):
+            yield line
+
+
+# decisions
+
+
+def _wrong_decisions(decisions: list[asyncpg.Record], past: Past, history: History) -> Iterator[str]:
+    for row in sorted(decisions, key=lambda row: (row["config_version"], row["id"])):
+        history.move_to(row["config_version"])
+        for line in _wrong(row, history.indexes, past):
             yield f"decision {row['id']}: {line}"
 
 
@@ -87,21 +192,21 @@ def _wrong(row: asyncpg.Record, indexes: Indexes, past: Past) -> Iterator[str]:
     if indexes.version != row["config_version"]:
         yield f"its config version {row['config_version']} is not in the history"
         return
-    lead = Lead(
-        row["lead_id"], row["offer_id"], row["vertical_id"], row["market_id"], row["postal_code"], row["city"]
-    )
+    lead = Lead(row["lead_id"], row["offer_id"], row["vertical_id"], row["market_id"], row["postal_code"], row["city"])
     at = micros(row["decided_at"])
     again = redecide(lead, indexes, read_state(row["state"]), at, State())
     if _result(again) != _recorded(row):
         yield f"on its recorded state {_result(again)} instead of {_recorded(row)}"
     if digest(head(again, indexes.version, indexes.token), row["state"]) != row["digest"]:
         yield "its digest is another one"
-    state = past.state(list(indexes.covering(lead)), at, row["id"])
-    true = decide(lead, indexes, state, at)
+    true = decide(lead, indexes, past.state(indexes.covering(lead), at, row["id"]), at)
     if _result(true) != _recorded(row):
         yield f"on what came before it {_result(true)} instead of {_recorded(row)}"
     if row["buyer_id"] is not None:
-        winner = indexes.enrolled(lead.offer_id)[row["buyer_id"]]
+        winner = indexes.enrolled(lead.offer_id).get(row["buyer_id"])
+        if winner is None:
+            yield "its buyer was not enrolled"
+            return
         for cap in caps(winner, at):
             if past.used(cap, row["id"]) >= cap.limit:
                 yield f"passes a cap: {cap}"
@@ -121,28 +226,150 @@ def _recorded(row: asyncpg.Record) -> tuple[object, ...]:
     return row["outcome"], row["cause"], row["buyer_id"], row["policy_id"], tuple(row["flags"] or ())
 
 
+# tables that must say the same
+
+
+async def _wrong_log(connection: asyncpg.Connection, history: History) -> AsyncIterator[str]:
+    """What the log ends with is what the tables have: no change was missed, none was logged that was rolled back."""
+    for table in TABLES:
+        true = {}
+        for (text,) in await connection.fetch(f"select to_jsonb(i)::text from pointsman.image_{table} i"):
+            image = json.loads(text)
+            true[f"{image['buyer_id']}:{image['offer_id']}" if table == "buyer_offers" else image["id"]] = text
+        logged = history.rows[table]
+        for key in sorted(true.keys() | logged.keys()):
+            if true.get(key) != logged.get(key):
+                yield f"{table} {key} is {true.get(key)}, and the log has {logged.get(key)}"
+
+
+async def _wrong_counters(connection: asyncpg.Connection, past: Past, indexes: Indexes) -> AsyncIterator[str]:
+    """Counters equal the counts where their holder counts as it did when they were counted last."""
+    for row in await connection.fetch("select * from pointsman.cap_usage"):
+        window = _window(row, indexes)
+        if window is not None:
+            true = len(past.ids_in((row["buyer_id"], row["offer_id"]), window))
+            if true != row["used"]:
+                yield f"counter {dict(row)} should say {true}"
+
+
+def _window(row: asyncpg.Record, indexes: Indexes) -> Window | None:
+    """The window of a counter that has counted every lead in it, None where it may not have."""
+    buyer = indexes.buyers.get(row["buyer_id"])
+    if buyer is None or buyer.zone is None:
+        return None
+    holder: Buyer | Enrollment = buyer
+    if row["offer_id"] != NOBODY:
+        enrollment = indexes.enrolled(row["offer_id"]).get(buyer.id)
+        if enrollment is None:
+            return None
+        holder = enrollment
+    limit = holder.caps.hourly if row["kind"] == "hour" else holder.caps.daily
+    if limit is None or row["since"] < max(holder.changed, buyer.changed):
+        return None
+    start = micros(row["window_start"])
+    return buyer.zone.hour(start) if row["kind"] == "hour" else buyer.zone.day(start)
+
+
 async def _wrong_rows(connection: asyncpg.Connection) -> AsyncIterator[str]:
     checks = {
-        "lead %s has a buyer that its last decision did not give it": """
-            select l.id from leads l where l.status = 'routed' and l.buyer_id is distinct from (
-              select d.buyer_id from pointsman.decisions d
-              where d.lead_id = l.id and d.outcome = 'routed' order by d.id desc limit 1)""",
-        "lead %s was assigned twice in one attempt": """
-            select d.lead_id from pointsman.decisions d where d.outcome = 'routed'
-            group by d.lead_id, d.attempt having count(*) > 1""",
+        "lead %s has a buyer that its last decision did not give it, or not then": """
+            select l.id from leads l
+            left join lateral (
+              select * from pointsman.decisions d
+              where d.lead_id = l.id and d.outcome = 'routed' order by d.id desc limit 1) d on true
+            where l.status = 'routed' and (l.buyer_id, l.routed_at) is distinct from (d.buyer_id, d.decided_at)""",
+        "lead %s was assigned twice in one attempt, or an attempt is missing": """
+            select distinct d.lead_id from (
+              select *, row_number() over (partition by lead_id order by id) as nth
+              from pointsman.decisions where outcome = 'routed') d where d.attempt <> d.nth""",
         "counter %s of leads that nobody got": """
             select c from pointsman.cap_usage c where c.used < 0""",
         "enrollment %s does not stand where it was served last": """
             select r from pointsman.rotation r
             where r.offer_id <> '00000000-0000-0000-0000-000000000000' and r.position is distinct from coalesce((
-              select max(d.id) from pointsman.decisions d where d.buyer_id = r.buyer_id and d.offer_id = r.offer_id), 0)""",
+              select max(d.id) from pointsman.decisions d
+              where d.buyer_id = r.buyer_id and d.offer_id = r.offer_id), 0)""",
         "decision %s gave a turn that was not written down": """
             select d.id from pointsman.decisions d where d.outcome = 'routed' and not exists (
               select from pointsman.rotation r where r.buyer_id = d.buyer_id and r.offer_id = d.offer_id)""",
+        "change set %s is committed and has no version": """
+            select c.change_set from pointsman.config_commit c where c.version is null""",
+        "change set %s of the log was never committed": """
+            select distinct l.change_set from pointsman.config_log l
+            where not exists (select from pointsman.config_commit c where c.change_set = l.change_set)""",
     }
     for line, query in checks.items():
         for row in await connection.fetch(query):
-            yield line % row[0]
+            yield line % str(row[0])
+
+
+# what callers and writers saw
+
+
+def _wrong_testimony(
+    witness: Witness, decisions: Mapping[int, asyncpg.Record], versions: Mapping[int, int]
+) -> Iterator[str]:
+    yield from _lost_commits(witness, versions)
+    known = _Returned(witness.commits, versions)
+    winners: Tally[int] = Tally()
+    for answer in witness.answers:
+        for line in _wrong_answer(answer, decisions, known):
+            yield f"answer {answer}: {line}"
+        if answer.outcome == "routed" and answer.decision_id is not None:
+            winners[answer.decision_id] += 1
+    for decision_id, count in winners.items():
+        if count > 1:
+            yield f"decision {decision_id} was answered with `routed` {count} times"
+    if witness.resets is not None:
+        assigned = Tally(row["lead_id"] for row in decisions.values() if row["outcome"] == "routed")
+        for lead_id, count in assigned.items():
+            if count > 1 + witness.resets.get(lead_id, 0):
+                yield f"lead {lead_id} was assigned {count} times and set back {witness.resets.get(lead_id, 0)} times"
+
+
+class _Returned:
+    """The newest version that was known to be committed at a time."""
+
+    def __init__(self, commits: Iterable[Committed], versions: Mapping[int, int]) -> None:
+        self._times: list[float] = []
+        self._newest: list[int] = []
+        for returned, change_set in sorted(commits):
+            if change_set in versions:
+                self._times.append(returned)
+                self._newest.append(max(versions[change_set], self._newest[-1] if self._newest else 0))
+
+    def at(self, time: float) -> int:
+        index = bisect_right(self._times, time)
+        return self._newest[index - 1] if index else 0
+
+
+def _lost_commits(witness: Witness, versions: Mapping[int, int]) -> Iterator[str]:
+    for commit in witness.commits:
+        if commit.change_set not in versions:
+            yield f"change set {commit.change_set}, whose COMMIT had returned, has no version"
+
+
+def _wrong_answer(answer: Answer, decisions: Mapping[int, asyncpg.Record], known: _Returned) -> Iterator[str]:
+    if answer.outcome == "not_validated":
+        return
+    if answer.decision_id is None:
+        if answer.outcome != "already_routed":
+            yield "it names no decision"
+        return
+    row: Any = decisions.get(answer.decision_id)
+    if row is None:
+        yield "there is no such decision"
+        return
+    if (answer.lead_id, answer.buyer_id) != (row["lead_id"], row["buyer_id"]):
+        yield f"the decision was {row['buyer_id']} for {row['lead_id']}"
+    if answer.config_version != row["config_version"]:
+        yield f"the decision was made at config version {row['config_version']}"
+    if answer.outcome == "already_routed":
+        return
+    if (answer.outcome, answer.cause) != (row["outcome"], row["cause"]):
+        yield f"the decision was {row['outcome']}, {row['cause']}"
+    if row["config_version"] < known.at(answer.began):
+        yield f"version {known.at(answer.began)} was committed before the call began"
 
 
 def _image(text: str | None) -> dict[str, object] | None:
