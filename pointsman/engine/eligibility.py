@@ -108,8 +108,7 @@ def reasons(enrollment: Enrollment, rules: Rules, state: State, at: int) -> tupl
 def _faults_now(enrollment: Enrollment, rules: Rules, at: int) -> int:
     """The checks that the instant or the policy's own limit decides, of an enrollment with a buyer."""
     buyer = enrollment.buyer
-    if buyer is None:
-        return 0
+    assert buyer is not None
     found = 0
     if rules.acceptance_hours and buyer.hours is not None and not buyer.hours.is_open(at):
         found = int(Fault.CLOSED)

@@ -95,7 +95,7 @@ def read_rules(document: object) -> Rules:
 
 
 def specificity(policy: Policy) -> tuple[bool, bool, bool, int, int]:
-    """The order in which matching policies win, smallest first: offer, vertical, market; newest version; smallest id."""
+    """The order in which matching policies win, smallest first: offer, vertical, market; version; id."""
     return (
         policy.offer_id is None,
         policy.vertical_id is None,
