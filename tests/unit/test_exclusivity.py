@@ -97,9 +97,11 @@ def test_when_failed_closed_every_other_eligible_buyer_is_held_off():
     world = make_world(candidate(1), candidate(2, status="paused"), candidate(3, funded=False), held(), rules=CLOSED)
     standing = explained(world)
     assert standing.eligible == ()
-    assert [
-        codes(standing, buyer) for buyer in (ONE, TWO, THREE)
-    ] == [["held_by_exclusive_buyer"], ["buyer_paused"], ["below_min_balance"]]
+    assert [codes(standing, buyer) for buyer in (ONE, TWO, THREE)] == [
+        ["held_by_exclusive_buyer"],
+        ["buyer_paused"],
+        ["below_min_balance"],
+    ]
 
 
 @pytest.mark.parametrize("why", INELIGIBLE)

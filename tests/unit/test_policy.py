@@ -279,7 +279,7 @@ def test_a_row_without_rules_that_can_be_read_is_invalid(text):
     assert problem_of_text(text)
 
 
-@pytest.mark.parametrize("depth", [*range(900, 1010), 100_000])
+@pytest.mark.parametrize("depth", [*range(930, 1000, 2), 100_000])
 @pytest.mark.parametrize("form", ["{}", '{{"constraints": {}}}', '{{"strategy": {{"kind": {}}}}}'])
 def test_rules_that_are_nested_too_deeply_are_invalid(depth, form):
     text = form.format("[" * depth + "]" * depth)

@@ -1,0 +1,344 @@
+"""The configuration at one version: whatever happened, it is as if built from the rows that stand (CONTRACT 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pointsman.cache import indexes as indexes_module
+from pointsman.cache.indexes import TABLES, Change, Indexes
+from pointsman.engine.configuration import Buyer, Enrollment
+
+from .chance import BUYERS, CITIES, MAKERS, POSTAL_CODES
+from .worlds import (
+    MARKET,
+    OFFER,
+    ONE,
+    OTHER_MARKET,
+    OTHER_OFFER,
+    OTHER_VERTICAL,
+    TOKEN,
+    TWO,
+    VERTICAL,
+    Image,
+    buyer_id,
+    candidate,
+    exclusivity,
+    gone,
+    key_of,
+    make_area,
+    make_buyer,
+    make_enrollment,
+    make_exclusivity,
+    make_indexes,
+    make_lead,
+    make_offer,
+    make_policy,
+    make_world,
+    put,
+    uid,
+    winner,
+)
+
+LEADS = [
+    make_lead(offer_id=offer, vertical_id=vertical, market_id=market, postal_code=postal_code, city=city)
+    for offer, vertical, market, (postal_code, city) in product(
+        (OFFER, OTHER_OFFER, None, uid(0xF, 9)),
+        (VERTICAL, OTHER_VERTICAL),
+        (MARKET, OTHER_MARKET, None),
+        [*zip(POSTAL_CODES, CITIES, strict=False), (None, None), ("nowhere", "nowhere")],
+    )
+]
+
+
+def shown(enrollment: Enrollment) -> Any:
+    """All that a decision reads of an enrollment."""
+    buyer = enrollment.buyer
+    return (
+        enrollment.buyer_id,
+        enrollment.offer_id,
+        enrollment.active,
+        enrollment.caps,
+        enrollment.faults,
+        enrollment.priority_rank,
+        enrollment.weight,
+        enrollment.enrolled_at,
+        buyer and (buyer.id, buyer.caps, buyer.zone, buyer.hours, buyer.faults, buyer.sla_response_seconds),
+    )
+
+
+def by_buyer(enrollments: Any) -> list[Any]:
+    return sorted(map(shown, enrollments), key=lambda parts: parts[0])
+
+
+def answers(indexes: Indexes, lead: Any) -> Any:
+    """All that can be asked about a lead."""
+    return (
+        indexes.policy(lead),
+        indexes.offer(lead.offer_id),
+        by_buyer(indexes.covering(lead)),
+        [list(rows) for rows in indexes.exclusivities(lead)],
+        by_buyer(indexes.enrolled(lead.offer_id).values()),
+        {buyer: indexes.scopes(buyer, lead.market_id) for buyer in BUYERS},
+    )
+
+
+def rebuilt(rows: Mapping[tuple[str, str], Image]) -> Indexes:
+    return make_indexes((table, image) for (table, _), image in rows.items())
+
+
+def a_change(rng: Random, rows: dict[tuple[str, str], Image]) -> Change:
+    """A row that comes, changes, or goes, mostly one that stands; `rows` is kept in step."""
+    table = rng.choice((*TABLES, "buyer_service_areas", "buyer_offers", "buyers"))
+    standing = [key for in_table, key in rows if in_table == table]
+    if standing and rng.random() < 0.4:
+        key = rng.choice(standing)
+        del rows[table, key]
+        return Change(table, key, None)
+    image = MAKERS[table](rng)
+    if rng.random() < 0.05:
+        return Change(table, key_of(table, image), rows.get((table, key_of(table, image))))
+    if standing and rng.random() < 0.4:  # an old row with something new
+        old = rows[table, rng.choice(standing)]
+        keys = {"buyer_id", "offer_id"} if table == "buyer_offers" else {"id"}
+        column = rng.choice(sorted(set(image) - keys))
+        image = old | {column: image[column]}
+    rows[table, key_of(table, image)] = image
+    return put(table, image)
+
+
+def run(rng: Random, changes: int) -> None:
+    rows: dict[tuple[str, str], Image] = {}
+    indexes = Indexes(0, TOKEN)
+    for version in range(1, changes + 1):
+        indexes.apply(a_change(rng, rows), version)
+        if rng.random() < 0.5:  # cells are built by the first lead and kept from then on
+            lead = rng.choice(LEADS)
+            assert answers(indexes, lead) == answers(rebuilt(rows), lead)
+    fresh = rebuilt(rows)
+    assert fresh.sizes() == indexes.sizes()
+    for lead in LEADS:
+        assert answers(fresh, lead) == answers(indexes, lead)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_changed_indexes_equal_rebuilt_ones(seed):
+    run(Random(seed), 120)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 20))
+def test_changed_indexes_equal_rebuilt_ones_however_it_went(rng, changes):
+    run(rng, changes)
+
+
+def test_all_that_goes_leaves_nothing():
+    rng, rows = Random(1), {}
+    indexes = Indexes(0, TOKEN)
+    for version in range(300):
+        indexes.apply(a_change(rng, rows), version)
+        indexes.covering(rng.choice(LEADS))
+    for table, key in list(rows):
+        indexes.apply(Change(table, key, None), 301)
+    assert {0} == set(indexes.sizes().values())
+    for lead in LEADS:
+        assert answers(Indexes(0, TOKEN), lead) == answers(indexes, lead)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_row_that_never_was_can_go(table):
+    key = f"{ONE}:{OFFER}" if table == "buyer_offers" else str(ONE)
+    indexes = make_world()
+    indexes.apply(Change(table, key, None), 2)
+    assert indexes.sizes() == {**make_world().sizes(), **({"offers": 1} if table == "offers" else {})}
+
+
+def test_sizes_count_the_rows_in_force():
+    inactive = [
+        ("buyer_service_areas", make_area(id=uid(0x5, 9), is_active=False)),
+        ("offer_exclusivities", make_exclusivity(id=uid(0xD, 9), is_active=False)),
+        ("routing_policies", make_policy(id=uid(0xC, 9), is_active=False)),
+    ]
+    assert make_world(candidate(1), candidate(2), exclusivity(), inactive).sizes() == {
+        "offers": 1,
+        "buyers": 2,
+        "enrollments": 2,
+        "service_areas": 2,
+        "exclusivities": 1,
+        "policies": 1,
+    }
+
+
+# what changes is seen, a cell built or not
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+class TestChanges:
+    def world(self, asked_before, *rows):
+        world = make_world(*rows)
+        if asked_before:
+            world.covering(make_lead())
+        return world
+
+    def test_a_new_enrollment_is_seen(self, asked_before):
+        buyer, enrollment, area = candidate(1)
+        world = self.world(asked_before, [buyer, area])
+        world.apply(put(*enrollment), 2)
+        assert winner(world) == ONE
+
+    def test_a_new_area_is_seen(self, asked_before):
+        buyer, enrollment, area = candidate(1)
+        world = self.world(asked_before, [buyer, enrollment])
+        world.apply(put(*area), 2)
+        assert winner(world) == ONE
+
+    def test_a_new_buyer_is_seen(self, asked_before):
+        buyer, enrollment, area = candidate(1)
+        world = self.world(asked_before, [enrollment, area])
+        world.apply(put(*buyer), 2)
+        assert winner(world) == ONE
+
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    def test_a_row_that_goes_takes_the_buyer_away(self, asked_before, place):
+        rows = candidate(1)
+        world = self.world(asked_before, rows)
+        world.apply(gone(*rows[place]), 2)
+        assert winner(world) is None
+
+    def test_an_area_moves_to_another_buyer(self, asked_before):
+        world = self.world(asked_before, candidate(1), candidate(2)[:2])
+        world.apply(put("buyer_service_areas", make_area(id=uid(0x5, 1), buyer_id=TWO)), 2)
+        assert winner(world) == TWO
+
+    def test_an_area_moves_to_another_market_and_back(self, asked_before):
+        world = self.world(asked_before, candidate(1))
+        world.apply(put("buyer_service_areas", make_area(market_id=OTHER_MARKET)), 2)
+        assert winner(world) is None
+        world.apply(put("buyer_service_areas", make_area()), 3)
+        assert winner(world) == ONE
+
+    def test_of_two_areas_that_are_equal_once_normalised_one_can_go(self, asked_before):
+        buyer, enrollment, _ = candidate(1)
+        areas = [
+            ("buyer_service_areas", make_area(id=uid(0x5, number), scope="city", value=value))
+            for number, value in enumerate(["Chicago", " CHICAGO", "chicago "])
+        ]
+        world = self.world(asked_before, [buyer, enrollment, *areas])
+        found = []
+        for area in areas:
+            found.append(winner(world))
+            world.apply(gone(*area), 2)
+        assert [*found, winner(world)] == [ONE, ONE, ONE, None]
+
+    def test_a_number_that_is_free_again_is_not_taken_for_its_old_buyer(self, asked_before):
+        world = self.world(asked_before, candidate(1), candidate(2)[:2])
+        world.apply(gone(*candidate(1)[2]), 2)
+        world.apply(put(*candidate(2)[2]), 3)
+        assert winner(world) == TWO
+
+    def test_an_enrollment_moves_to_another_offer(self, asked_before):
+        world = self.world(asked_before, candidate(1))
+        world.apply(gone(*candidate(1)[1]), 2)
+        world.apply(put("buyer_offers", make_enrollment(offer_id=OTHER_OFFER)), 2)
+        assert winner(world) is None
+
+    def test_a_policy_that_goes_is_not_remembered(self, asked_before):
+        world = self.world(asked_before, candidate(1))
+        if asked_before:
+            world.policy(make_lead())
+        world.apply(gone("routing_policies", make_policy()), 2)
+        assert world.policy(make_lead()) is None
+
+    def test_a_policy_that_is_switched_off_is_not_remembered(self, asked_before):
+        world = self.world(asked_before, candidate(1))
+        if asked_before:
+            world.policy(make_lead())
+        world.apply(put("routing_policies", make_policy(is_active=False)), 2)
+        assert world.policy(make_lead()) is None
+
+    def test_an_offer_that_goes_is_gone(self, asked_before):
+        world = self.world(asked_before, candidate(1))
+        world.apply(gone("offers", make_offer()), 2)
+        assert world.offer(OFFER) is None
+
+
+def test_a_buyer_that_changes_changes_in_every_offer():
+    world = make_world(candidate(1), [("buyer_offers", make_enrollment(offer_id=OTHER_OFFER))])
+    world.apply(put("buyers", make_buyer(sla_response_seconds=5)), 2)
+    assert {5} == {world.enrolled(offer)[ONE].buyer.sla_response_seconds for offer in (OFFER, OTHER_OFFER)}
+
+
+def test_a_scope_is_told_as_long_as_an_area_has_it():
+    world = make_indexes(
+        ("buyer_service_areas", make_area(id=uid(0x5, number), scope="city", value=value))
+        for number, value in enumerate(["Chicago", "Elgin"])
+    )
+    found = [world.scopes(ONE, MARKET)]
+    for number in range(2):
+        world.apply(Change("buyer_service_areas", str(uid(0x5, number)), None), 2)
+        found.append(world.scopes(ONE, MARKET))
+    assert found == [{"city"}, {"city"}, frozenset()]
+
+
+@pytest.mark.parametrize("market", [None, OTHER_MARKET])
+def test_in_another_market_a_buyer_has_no_scopes(market):
+    assert make_world(candidate(1)).scopes(ONE, market) == frozenset()
+
+
+def test_exclusivities_come_most_specific_first():
+    rows = [
+        exclusivity(id=uid(0xD, number), scope=scope, value=value, market_id=market)
+        for number, (scope, value, market) in enumerate(
+            [
+                ("market", None, MARKET),
+                ("offer", None, None),
+                ("postal_code", "60601", MARKET),
+                ("city", "Chicago", MARKET),
+            ]
+        )
+    ]
+    found = make_world(*rows).exclusivities(make_lead())
+    assert [[row.scope for row in rows] for rows in found] == [["postal_code"], ["city"], ["market"], ["offer"]]
+
+
+def test_remembered_policies_are_bounded(monkeypatch):
+    monkeypatch.setattr(indexes_module, "_REMEMBERED_POLICIES", 3)
+    world = make_world()
+    policies = {world.policy(make_lead(vertical_id=uid(0xE, number))) for number in range(10)}
+    assert (1, True) == (len(policies), len(world._winning_policy) <= 3)
+
+
+def test_a_lead_that_names_unknown_ids_leaves_nothing_behind():
+    world = make_world(candidate(1))
+    for number in range(10, 20):
+        world.covering(make_lead(offer_id=uid(0xF, number), market_id=uid(0xA, number)))
+        world.covering(make_lead(offer_id=uid(0xF, number)))
+    assert (list(world.markets), list(world.markets[MARKET].cells)) == ([MARKET], [])
+
+
+def test_every_covering_buyer_is_found_once():
+    areas = [
+        ("buyer_service_areas", make_area(id=uid(0x5, 50 + number), scope=scope, value=value))
+        for number, (scope, value) in enumerate([("city", "chicago"), ("postal_code", "60601")])
+    ]
+    assert [ONE] == [found.buyer_id for found in make_world(candidate(1), areas).covering(make_lead())]
+
+
+def test_many_buyers_are_told_apart():
+    world = make_world(
+        *(candidate(number, area={"scope": "postal_code", "value": str(number)}) for number in range(300))
+    )
+    for number in (0, 1, 7, 255, 256, 299):
+        assert winner(world, lead=make_lead(postal_code=str(number))) == buyer_id(number)
+
+
+def test_buyers_with_the_same_hours_share_them():
+    hours = '{"weekly": {"mon": [["09:00", "17:00"]]}}'
+    one, two = (Buyer(make_buyer(id=buyer, acceptance_hours=hours), 1) for buyer in (ONE, TWO))
+    assert one.hours is two.hours
