@@ -23,7 +23,7 @@ from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
-from pointsman.engine.capacity import NOBODY, Cap, Counter, State, caps
+from pointsman.engine.capacity import NOBODY, Cap, State, caps
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, Snapshot, decide
 from pointsman.model import Lead
@@ -74,8 +74,8 @@ def digest(head_bytes: bytes, state: bytes) -> bytes:
 
 def places(covering: Iterable[Enrollment]) -> dict[UUID, int]:
     """Each covering buyer's place in order of buyers."""
-    ordered = sorted(enrollment.buyer_id.bytes for enrollment in covering)
-    return {UUID(bytes=raw): place for place, raw in enumerate(ordered)}
+    ordered = sorted(covering, key=lambda enrollment: enrollment.buyer_id.bytes)
+    return {enrollment.buyer_id: place for place, enrollment in enumerate(ordered)}
 
 
 def name(cap: Cap, place: int) -> int:
@@ -99,15 +99,15 @@ def read_state(state: bytes) -> StoredState:
 
 def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
     """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
-    covering = snapshot.covering(lead)
-    place = places(covering)
-    for enrollment in covering:
-        for cap in caps(enrollment, at):
-            named = stored.used.get(name(cap, place[enrollment.buyer_id]))
-            if named is not None:
-                around.used[Counter(cap.buyer_id, cap.offer_id, cap.window.kind, cap.window.start)] = named
+    if stored.used:
+        covering = sorted(snapshot.covering(lead), key=lambda enrollment: enrollment.buyer_id.bytes)
+        for number, used in stored.used.items():
+            place = number // 4
+            for cap in caps(covering[place], at) if place < len(covering) else ():
+                if name(cap, place) == number:
+                    around.used[cap.counter] = used
     decision = decide(lead, snapshot, around, at)
-    if len(decision.compared) != len(stored.positions):
+    if not stored.positions or len(decision.compared) != len(stored.positions):
         return decision
     # who is compared depends on usage alone; only who of them goes first depends on the positions
     for enrollment, position in zip(decision.compared, stored.positions, strict=True):
