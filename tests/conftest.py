@@ -191,11 +191,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _is_whole(config: pytest.Config) -> bool:
-    option = config.option
-    narrowed = option.keyword or option.markexpr or option.lf or option.stepwise or option.collectonly
-    left_out = option.deselect or option.ignore or option.ignore_glob
-    asked = [(config.invocation_params.dir / path).resolve() for path in config.args]
-    return not narrowed and not left_out and asked == [config.rootpath / path for path in config.getini("testpaths")]
+    narrowing = ("keyword", "markexpr", "lf", "stepwise", "collectonly", "deselect", "ignore", "ignore_glob")
+    root = config.invocation_params.dir  # coverage looks for its settings here
+    return (
+        root == config.rootpath
+        and [root / path for path in config.args] == [root / path for path in config.getini("testpaths")]
+        and not any(config.getoption(name, None) for name in narrowing)
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
