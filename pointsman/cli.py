@@ -1,6 +1,6 @@
 """The command line: what a person types, what a script reads, and what the exit code says.
 
-Exit codes: 0 done, 1 found something (a lead that is unknown or refused), 2 cannot run.
+Exit codes: 0 done, 1 found something (a lead that is unknown or refused, a replay that differs), 2 cannot run.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import FrameType
@@ -22,9 +24,11 @@ import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from pointsman import migrate as schema
+from pointsman import replay as proof
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
 from pointsman.model import Exclusion, Explanation, Outcome, Ranked
 from pointsman.router import Router
@@ -51,6 +55,9 @@ out = Console()
 err = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Since = Annotated[
+    str | None, typer.Option(metavar="INSTANT", help="An instant (2026-03-01, 2026-03-01T09:00Z) or an age (7d, 12h).")
+]
 
 
 class CannotRun(PointsmanError):
@@ -217,6 +224,45 @@ def explain(
         _draw(explanation)
 
 
+@app.command()
+def replay(
+    since: Since = None,
+    lead: Annotated[str | None, typer.Option(metavar="ID", help="Only this lead's decisions.")] = None,
+    decision: Annotated[int | None, typer.Option(metavar="NUMBER", help="Only this decision.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many decisions, drawn at random.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Decide recorded decisions again, on the configuration and the state of their time, and say what differs.
+
+    Example: pointsman replay --since 7d --jobs 4
+    """
+    start, lead_id = _instant(since), None if lead is None else _lead_id(lead)
+    with _database(read_settings()) as dsn, _progress("decided again") as progress:
+        report = _run(
+            proof.replay(
+                dsn,
+                since=start,
+                lead_id=lead_id,
+                decision_id=decision,
+                sample=sample,
+                jobs=jobs,
+                progress=progress,
+            )
+        )
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        _draw_replay(report)
+    if report.same_version.different:
+        raise typer.Exit(FOUND_SOMETHING)
+    if unknown := proof.newer(report):
+        raise proof.NewerRecord(
+            f"decision {unknown.decision_id} was made by the newer release {unknown.engine_version}, which decides "
+            "otherwise; replay it with that release"
+        )
+
+
 @keys.command("new")
 def new_key(
     name: Annotated[str, typer.Argument(help="Who will use the key; the service names it in its answers.")],
@@ -302,6 +348,35 @@ def _lead_id(text: str) -> UUID:
         raise CannotRun(f"`{text}` is no lead's id; ids of leads are UUIDs") from None
 
 
+def _instant(text: str | None) -> datetime | None:
+    """An instant as text, or how long ago it was; without an offset it is in UTC."""
+    if text is None:
+        return None
+    if age := re.fullmatch(r"(\d{1,6})([dhm])", text):
+        unit = {"d": "days", "h": "hours", "m": "minutes"}[age[2]]
+        return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise CannotRun(f"`{text}` is no instant; write one as 2026-03-01T09:00Z, or an age as 7d or 12h") from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with a rate on stderr, where somebody looks on."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task: TaskID = bar.add_task(what, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            elapsed = bar.tasks[task].elapsed
+            rate = f"{done / elapsed:,.0f} {what} a second" if elapsed else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield show
+
+
 def _interrupt(_: int, __: FrameType | None) -> NoReturn:
     """Told to end before the server listens for signals, or after: end as with Ctrl+C, closing what is open."""
     raise KeyboardInterrupt
@@ -372,6 +447,35 @@ def _excluded(excluded: tuple[Exclusion, ...]) -> Table:
     for exclusion in excluded:
         table.add_row(str(exclusion.buyer_id), escape("\n".join(sentence(reason) for reason in exclusion.reasons)))
     return table
+
+
+def _draw_replay(report: proof.Report) -> None:
+    took = f" in {report.seconds:.1f} s ({report.rate:,.0f} a second)" if report.decisions else ""
+    _print(f"{_count(report.decisions, 'decision')} decided again{took}")
+    same, other = report.same_version, report.other_version
+    _print(f"  {same.equal:,} equal, {same.different:,} different")
+    if other.equal or other.different:
+        _print(f"  decided by another version: {other.equal:,} equal, {other.different:,} different")
+    if report.pruned:
+        _print(f"  {report.pruned:,} no longer replayable: their configuration was pruned")
+    for difference in (*same.differences, *other.differences):
+        changed = "" if difference.is_intact else "; the row was changed after it was written"
+        _print(f"decision {difference.decision_id}, lead {difference.lead_id}{changed}")
+        for fact in difference.facts:
+            _print(f"  {fact.field}: recorded {_fact(fact.recorded)}, replayed {_fact(fact.replayed)}")
+
+
+def _fact(value: object) -> str:
+    shown = plain(value)
+    return shown if isinstance(shown, str) else json.dumps(shown)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _print(line: str) -> None:
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _circumstances(outcome: Outcome) -> str:

@@ -1,0 +1,70 @@
+"""The commands that prove and try out: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from pointsman import Router
+from tests.acceptance.test_cli import assert_cannot_run, run
+from tests.builders import make_candidate, make_lead, make_offer, make_policy
+
+
+@pytest.fixture
+async def routed(database: str, connection: asyncpg.Connection) -> list[UUID]:
+    """Three leads that one buyer has got."""
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    await make_policy(connection)
+    leads = [await make_lead(connection, offer) for _ in range(3)]
+    async with Router.open(database) as router:
+        await router.route_many(leads)
+    return leads
+
+
+async def test_replay_of_an_untouched_history_ends_with_0(database: str, routed: list[UUID]) -> None:
+    ran = await run("replay", database=database)
+    assert (0, "") == (ran.code, ran.err)
+    assert "3 decisions decided again" in ran.out
+    assert "3 equal, 0 different" in ran.out
+
+
+async def test_replay_that_differs_ends_with_1(
+    database: str, connection: asyncpg.Connection, routed: list[UUID]
+) -> None:
+    await connection.execute("update pointsman.decisions set city = 'Peoria' where id = 2")
+    ran = await run("replay", "--json", database=database)
+    assert 1 == ran.code
+    assert (3, 2, 1, 0) == tuple(ran.json[key] for key in ("decisions", "equal", "different", "pruned"))
+    (difference,) = ran.json["differences"]
+    assert (2, str(routed[1]), False) == tuple(difference[key] for key in ("decision_id", "lead_id", "is_intact"))
+    assert ["digest"] == [fact["field"] for fact in difference["facts"]]
+    assert 1 == (await run("replay", "--lead", routed[1], database=database)).code
+    assert 0 == (await run("replay", "--lead", routed[0], database=database)).code
+    shown = await run("replay", "--since", "1h", database=database)
+    assert f"decision 2, lead {routed[1]}; the row was changed after it was written" in shown.out
+
+
+async def test_replay_that_cannot_run_ends_with_2(
+    database: str, connection: asyncpg.Connection, routed: list[UUID]
+) -> None:
+    assert_cannot_run(await run("replay", "--decision", 99, database=database), "no such decision", "99")
+    assert_cannot_run(await run("replay", "--lead", uuid4(), database=database), "no decision of the lead")
+    assert_cannot_run(await run("replay", "--since", "yesterday", database=database), "no instant", "yesterday")
+    await connection.execute("update pointsman.config_commit set baseline = false")
+    assert_cannot_run(await run("replay", database=database), "no baseline")
+
+
+async def test_replay_of_a_newer_release_that_decides_otherwise_ends_with_2(
+    database: str, connection: asyncpg.Connection, routed: list[UUID]
+) -> None:
+    await connection.execute("update pointsman.decisions set engine_version = '99.1'")
+    assert 0 == (await run("replay", database=database)).code
+    await connection.execute(
+        "update pointsman.config_log set row = row || '{\"status\": \"paused\"}' where rel = 'buyers'"
+    )
+    ran = await run("replay", database=database)
+    assert (2, 1) == (ran.code, ran.err.count("\n"))
+    assert "newer release 99.1" in ran.err
