@@ -173,7 +173,7 @@ class _Account:
 
     def give(self, path: Path) -> None:
         """Make the account the owner of a file that this process has made."""
-        if self.user is not None and self.group is not None:
+        if sys.platform != "win32" and self.user is not None and self.group is not None:
             os.chown(path, self.user, self.group, follow_symlinks=False)
 
     def _options(self) -> dict[str, Any]:
@@ -196,7 +196,9 @@ def _is_root() -> bool:
 
 def _unshared(folder: Path) -> _Account | None:
     """Root under another number, for whom root's files are its own; None where that is not allowed."""
-    if sys.platform == "win32" or (program := shutil.which("unshare")) is None:
+    if sys.platform == "win32":
+        return None
+    if (program := shutil.which("unshare")) is None:
         return None
     # initdb wants a number that has a name here, and 1000 has none in many containers.
     number = next((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid), 1000)
@@ -396,7 +398,7 @@ class EmbeddedPostgres:
         programs: Programs | None = None,
         options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.folder = folder.absolute()
+        self.folder = folder.resolve()  # one name, whichever way it was reached: see `_postmaster`
         self.version = ""
         self.notes: list[str] = []
         self._given = programs
@@ -598,7 +600,15 @@ class EmbeddedPostgres:
             return self._account.run(command, self._place, output)
 
     def _postmaster(self) -> _Postmaster | None:
-        return _postmaster(self._data)
+        """The server that is at work on the data: the process of its file, if that is a server and on our data."""
+        postmaster = _named_postmaster(self._data)
+        if postmaster is None:
+            return None
+        if sys.platform == "win32":
+            alive = self._control("status")  # asks for a pipe that only a PostgreSQL process has
+        else:
+            alive = str(self._data) in _command_line(postmaster.pid)
+        return postmaster if alive else None
 
     @property
     def _data(self) -> Path:
@@ -615,16 +625,13 @@ class _Postmaster:
     port: int
 
 
-def _postmaster(data: Path) -> _Postmaster | None:
-    """The server that is at work on the data, if the process that its file names is one."""
+def _named_postmaster(data: Path) -> _Postmaster | None:
+    """The process and the port that PostgreSQL's file names, which may be long gone."""
     try:
         lines = (data / "postmaster.pid").read_text("utf-8", errors="replace").splitlines()
-        postmaster = _Postmaster(int(lines[0]), int(lines[3]))
+        return _Postmaster(int(lines[0]), int(lines[3]))
     except (FileNotFoundError, IndexError, ValueError):
         return None
-    if sys.platform == "win32" or str(data) in _command_line(postmaster.pid):
-        return postmaster
-    return None
 
 
 def _command_line(pid: int) -> str:
