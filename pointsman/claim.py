@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -271,6 +272,8 @@ class Batch(State):
             [None if policy is None else policy.version for policy in policies],
             [0 if winner is None else turn_index[winner.buyer_id, winner.offer_id] for winner in winners],
             [record.head(decision, *self.version) for decision in self.decisions],
+            list(accumulate(len(decision.takes) + len(decision.full) for decision in self.decisions)),
+            list(accumulate(len(decision.compared) for decision in self.decisions)),
         ]
 
 

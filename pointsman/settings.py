@@ -16,9 +16,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pointsman.errors import PointsmanError
+from pointsman.logs import LogFormat, LogLevel
 
 PREFIX = "POINTSMAN_"
-NOT_SETTINGS = re.compile(r"POINTSMAN_(TEST_.*|POSTGRES_PORT)")
+NOT_SETTINGS = re.compile(r"POINTSMAN_(TEST_.*|POSTGRES_.*)")
 """Variables of the suite and of docker-compose.yml, which are none of ours."""
 
 _KEY = re.compile(r"([A-Za-z0-9._-]+):(route|read):([0-9a-fA-F]{64})")
@@ -81,6 +82,8 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    log_format: LogFormat = LogFormat.CONSOLE
+    log_level: LogLevel = LogLevel.INFO
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -32,9 +32,9 @@ select current_setting('transaction_isolation') as isolation, current_setting('t
        exists (select from pointsman.config_commit where xid = pg_current_xact_id_if_assigned()) as changed_configuration
 
 -- name: claim
-select done, repeated, used, positions, failed from pointsman.claim_1(
+select done, repeated, repeated_flags, used, positions, failed from pointsman.claim_1(
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
-  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43)
+  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45)
 
 -- name: claim_one
 select done, used, positions from pointsman.claim_one_1(
@@ -43,9 +43,19 @@ select done, used, positions from pointsman.claim_one_1(
 
 -- name: share_seal
 -- The last resort: from here to the end of the transaction no configuration can commit, and the server ends a transaction
--- whose router stopped.
+-- whose router stopped. Evaluated from left to right: longer than the claim's is only the wait for the seal.
 select set_config('lock_timeout', '1s', true), set_config('idle_in_transaction_session_timeout', '500ms', true),
-       pg_advisory_xact_lock_shared(7203377)
+       pg_advisory_xact_lock_shared(7203377), set_config('lock_timeout', '150ms', true)
+
+-- name: lock_leads
+-- The leads that are there, locked in the order of their ids until the end of the transaction.
+select l.id from @host@.leads l where l.id = any($1::uuid[]) order by l.id for no key update
+
+-- name: held_leads
+-- Which of the leads somebody else has locked at this moment.
+with free as materialized (
+  select l.id from @host@.leads l where l.id = any($1::uuid[]) order by l.id for no key update skip locked)
+select l.id from @host@.leads l where l.id = any($1::uuid[]) and not exists (select from free f where f.id = l.id)
 
 -- name: hold
 select used, positions from pointsman.hold_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -74,8 +84,9 @@ select
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
       with ordinality k(b, o, kind, f, t, changed, i) order by k.i) as used,
   array(
-    select coalesce((
-      select max(d.id) from pointsman.decisions d where d.buyer_id = r.b and d.offer_id = r.o and d.id < $9::bigint), 0)
+    select coalesce(
+      (select max(d.id) from pointsman.decisions d where d.buyer_id = r.b and d.offer_id = r.o and d.id < $9::bigint),
+      (select p.position from pointsman.pruned_turn p where (p.buyer_id, p.offer_id) = (r.b, r.o) and p.position < $9::bigint), 0)
     from unnest($7::uuid[], $8::uuid[]) with ordinality r(b, o, i) order by r.i) as positions
 
 -- name: usage

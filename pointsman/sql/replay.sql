@@ -6,15 +6,13 @@
 select pg_export_snapshot()
 
 -- name: extent
--- What is kept: the first baseline, the last version, whether a baseline before that was pruned, whether log entries have
--- lost their commit.
+-- What is kept: the first baseline, the last version, from which instant on all decisions (null: all that ever were), and
+-- whether log entries have lost their commit.
 select (select min(version) from pointsman.config_commit where baseline) as first_version,
        (select max(version) from pointsman.config_commit) as last_version,
-       (select min(baseline) from pointsman.attachment)
-         < (select min(version) from pointsman.config_commit where baseline) as is_pruned,
+       (select before from pointsman.pruned) as whole_from,
        exists (select from pointsman.config_log l where not exists (
-         select from pointsman.config_commit c where c.change_set = l.change_set)) as has_orphans,
-       (select min(decided_at) from pointsman.decisions) as first_instant
+         select from pointsman.config_commit c where c.change_set = l.change_set)) as has_orphans
 
 -- name: history
 -- Every row of the log from the last baseline up to version $1 on, in the order of commits. A baseline says all that there
@@ -73,4 +71,6 @@ select id, decided_at, buyer_id, offer_id from pointsman.decisions
 where id < $1 and buyer_id is not null and (
   decided_at >= (select min(decided_at) from pointsman.decisions where id >= $1) - interval '3 days'
   or id in (select max(id) from pointsman.decisions where id < $1 and buyer_id is not null group by buyer_id, offer_id))
+union all
+select position, timestamptz 'epoch', buyer_id, offer_id from pointsman.pruned_turn where position < $1
 order by id

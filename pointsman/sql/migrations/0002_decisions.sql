@@ -50,7 +50,7 @@ create table pointsman.decisions (
   check ((outcome = 'routed') = (buyer_id is not null)),
   check ((outcome = 'no_route') = (cause is not null))
 );
-create index decisions_lead on pointsman.decisions (lead_id);
+create index decisions_lead on pointsman.decisions (lead_id, id);
 create index decisions_buyer on pointsman.decisions (buyer_id, decided_at) where buyer_id is not null;
 
 -- How many leads a holder got in [p_from, p_to), counted from the decisions.
@@ -73,6 +73,7 @@ $$;
 --
 -- Arrays by what they describe, indexes from 1:
 -- l_ leads in queue order. l_buyer null: nobody. l_winner: the winner's place in r_, 0 for nobody. l_head: engine/record.py.
+--    l_uses, l_compares: where what the lead says ends in u_ and c_, which are in the order of leads.
 -- k_ distinct counters: first the k_taken that leads count under, then those only believed full. k_new: this router has
 --    never seen the row. k_changed: the config version at which the holder's caps or zone last changed. k_need: how many
 --    leads of the batch count under it.
@@ -83,20 +84,24 @@ $$;
 -- c_ what a lead says of an enrollment that it compared: c_entry: its place in r_. c_after: the last earlier lead of the
 --    batch that wins it, 0 for none.
 --
--- done: each lead's decision, 0 where a premise failed. repeated: when a no-route that is written already was decided.
+-- done: each lead's decision, 0 where a premise failed. repeated: when a no-route that is written already was decided, and
+-- with which flags.
 -- used, positions: what was true before the batch, for k_ and r_. failed: null, or why: {"version": ...} and so on for the
 -- whole batch, {"leads": {"1": "caps"}} lead by lead.
+-- Every look-up here is by key. Plans are made once (planning took longer than running), and never scan a table: one made
+-- while it was small would still be in use when it has grown.
 create function pointsman.claim_1(
   p_version bigint, p_token uuid, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
   l_id uuid[], l_offer uuid[], l_vertical uuid[], l_market uuid[], l_postal_code text[], l_city text[], l_outcome text[],
   l_cause text[], l_flags text[], l_buyer uuid[], l_policy uuid[], l_policy_version bigint[], l_winner int[], l_head bytea[],
+  l_uses int[], l_compares int[],
   k_taken int, k_buyer uuid[], k_offer uuid[], k_kind text[], k_from timestamptz[], k_to timestamptz[], k_cap bigint[],
   k_changed bigint[], k_new bool[], k_need int[],
   u_lead int[], u_counter int[], u_takes bool[], u_ahead int[], u_name int[],
   r_taken int, r_buyer uuid[], r_offer uuid[], r_position bigint[], r_new bool[],
   c_lead int[], c_entry int[], c_after int[],
-  out done bigint[], out repeated timestamptz[], out used int[], out positions bigint[], out failed text)
-language plpgsql volatile set lock_timeout = '150ms' set jit = off as $$
+  out done bigint[], out repeated timestamptz[], out repeated_flags text[], out used int[], out positions bigint[], out failed text)
+language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';
@@ -114,6 +119,11 @@ declare
   j int;
   seen int[];
 begin
+  -- each statement must see what was committed before it, whatever the role's or the database's default is
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'a claim needs a READ COMMITTED transaction';
+  end if;
+
   -- 1. the leads as they were read; distinct, so that a lead that comes twice does not pass for two
   select array_agg(distinct q.id) into locked from (
     select l.id from unnest(l_id, l_offer, l_vertical, l_market, l_postal_code, l_city) x(id, o, v, m, p, c)
@@ -212,12 +222,14 @@ begin
 
   -- a no-route that the lead's last row says already is not written again
   repeated := array_fill(null::timestamptz, array[n]);
+  repeated_flags := array_fill(null::text, array[n]);
   done := array_fill(null::bigint, array[n]);
   if exists (select from unnest(l_buyer) b where b is null) then
-    select array_agg(case when q.same then q.id end order by q.i), array_agg(case when q.same then q.decided_at end order by q.i)
-      into done, repeated
+    select array_agg(case when q.same then q.id end order by q.i), array_agg(case when q.same then q.decided_at end order by q.i),
+           array_agg(case when q.same then array_to_string(q.flags, ',') end order by q.i)
+      into done, repeated, repeated_flags
       from (
-        select x.i, d.id, d.decided_at,
+        select x.i, d.id, d.decided_at, d.flags,
           x.buyer is null and (d.outcome, d.config_version) = (x.outcome, p_version) and d.cause is not distinct from x.cause
           and (d.offer_id, d.vertical_id, d.market_id, d.postal_code, d.city) is not distinct from (x.o, x.v, x.m, x.p, x.c) as same
         from unnest(l_id, l_buyer, l_outcome, l_cause, l_offer, l_vertical, l_market, l_postal_code, l_city)
@@ -297,17 +309,16 @@ begin
       y.outcome, y.cause, string_to_array(nullif(y.flags, ''), ','), y.p, y.c, p_engine, p_tzdata, p_unicode,
       y.state, substring(sha256(y.head || y.state) for 16)
     from (
-      select x.*, int4send(coalesce(k.named, 0)::int4) || coalesce(k.counters, '') || coalesce(t.turns, '') as state
+      select x.*, int4send(x.u_end - x.u_start) || coalesce((
+          select string_agg(int4send(u.name) || int4send(u.seen), '' order by u.j)
+          from unnest(u_name[x.u_start+1:x.u_end], seen[x.u_start+1:x.u_end]) with ordinality u(name, seen, j)), '')
+        || coalesce((
+          select string_agg(substring(int8send(case when c.after > 0 then done[c.after] else positions[c.r] end) from 3), ''
+                            order by c.j)
+          from unnest(c_entry[x.c_start+1:x.c_end], c_after[x.c_start+1:x.c_end]) with ordinality c(r, after, j)), '') as state
       from unnest(done, repeated, l_id, l_offer, l_vertical, l_market, l_buyer, l_policy, l_policy_version, l_outcome, l_cause,
-                  l_flags, l_postal_code, l_city, l_head)
-        with ordinality x(d, repeated, id, o, v, m, b, policy, policy_version, outcome, cause, flags, p, c, head, i)
-      left join (
-        select u.lead, count(*) named, string_agg(int4send(u.name) || int4send(u.seen), '' order by u.j) counters
-        from unnest(u_lead, u_name, seen) with ordinality u(lead, name, seen, j) group by u.lead) k on k.lead = x.i
-      left join (
-        select c.lead, string_agg(substring(int8send(case when c.after > 0 then done[c.after] else positions[c.r] end) from 3), ''
-                                  order by c.j) turns
-        from unnest(c_lead, c_entry, c_after) with ordinality c(lead, r, after, j) group by c.lead) t on t.lead = x.i
+                  l_flags, l_postal_code, l_city, l_head, 0 || l_uses, l_uses, 0 || l_compares, l_compares)
+        x(d, repeated, id, o, v, m, b, policy, policy_version, outcome, cause, flags, p, c, head, u_start, u_end, c_start, c_end)
       where x.d > 0 and x.repeated is null) y
     order by y.d;
 end $$;
@@ -319,7 +330,7 @@ create function pointsman.hold_1(
   p_version bigint, p_leads uuid[],
   k_buyer uuid[], k_offer uuid[], k_kind text[], k_from timestamptz[], k_to timestamptz[], k_changed bigint[],
   r_buyer uuid[], r_offer uuid[], out used int[], out positions bigint[])
-language plpgsql volatile set lock_timeout = '150ms' set jit = off as $$
+language plpgsql volatile set lock_timeout = '150ms' set jit = off set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';

@@ -14,7 +14,7 @@ create function pointsman.claim_one_1(
   p_position bigint, f_buyer uuid[], f_offer uuid[], f_kind text[], f_start timestamptz[], f_limit bigint[], f_name int[],
   v_buyer uuid[], v_position bigint[],
   out done bigint, out used int[], out positions bigint[])
-language plpgsql volatile set lock_timeout = '150ms' set jit = off as $$
+language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';
@@ -28,6 +28,9 @@ declare
   state bytea;
   phantom bool;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'a claim needs a READ COMMITTED transaction';
+  end if;
   perform from @host@.leads l
     where l.id = p_lead and l.status = 'validated' and l.buyer_id is null
       and l.offer_id is not distinct from p_offer and l.vertical_id is not distinct from p_vertical
