@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 from uuid import UUID
 
-import structlog
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
@@ -27,6 +26,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from pointsman import logs
 from pointsman import migrate as schema
 from pointsman import replay as proof
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
@@ -66,7 +66,7 @@ class CannotRun(PointsmanError):
 
 def main() -> NoReturn:
     """Run the command line; every error that a person can do something about is one line on stderr."""
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+    logs.configure()
     try:
         app()
     except PointsmanError as error:
@@ -118,6 +118,7 @@ def serve(
     from pointsman.api import server  # FastAPI and uvicorn, which no other command needs
 
     settings = read_settings()
+    logs.configure(settings.log_format, settings.log_level)
     listening = server.listen(
         settings.host if host is None else host, settings.port if port is None else port, settings.api_keys
     )

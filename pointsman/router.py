@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextvars import Context
 from dataclasses import replace
-from typing import Any
+from time import perf_counter
+from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
+import structlog
 
-from pointsman.cache.feed import Cache
+from pointsman import tracing
+from pointsman.cache.feed import Cache, FeedState
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.claim import Batch, Beliefs, Question
 from pointsman.engine.capacity import Counter, State
@@ -30,6 +35,7 @@ from pointsman.errors import (
     Refused,
     UnsuitableTransaction,
 )
+from pointsman.metrics import Gauges, Metrics
 from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
 from pointsman.store import Claimed, Connection, DeletedUnderClaim, LeadRow, Reading, Store, Version, translated
 
@@ -55,6 +61,7 @@ class _Opening:
         return self._make().__await__()
 
     async def __aenter__(self) -> Router:
+log = structlog.get_logger()
         self._router = await self._make()
         return self._router
 
@@ -66,11 +73,14 @@ class _Opening:
 class Router:
     """Routes leads: `async with Router.open(dsn) as router`, then `await router.route(lead_id)`."""
 
-    def __init__(self, store: Store, cache: Cache, beliefs: Beliefs) -> None:
+    def __init__(self, store: Store, cache: Cache, beliefs: Beliefs, metrics: Metrics) -> None:
         self.cache = cache
         self._store = store
         self._beliefs = beliefs
-        self._queue: deque[tuple[UUID, asyncio.Future[Answer]]] = deque()
+        self._span = tracing.spans()
+        # a host that has not set structlog up would have every decision printed
+        self._tells = structlog.is_configured() and log.is_enabled_for(logging.DEBUG)
+        self._queue: deque[tuple[UUID, asyncio.Future[Answer], float]] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -85,17 +95,20 @@ class Router:
         on_connect: Callable[[asyncpg.Connection], None] | None = None,
     ) -> _Opening:
         """Open a router on a migrated database; it is ready when this returns, or raises what stands in the way.
+        self.metrics = metrics
 
         `listen_dsn` is a direct address where `dsn` is a pooler's. `timeout` (seconds) bounds every statement.
         `on_connect` sees each connection that leads are routed on.
         """
+        self._watch: asyncio.Task[NoReturn] | None = None
 
         async def make() -> Router:
             store = await Store.open(dsn, size=connections, timeout=timeout, on_connect=on_connect)
-            cache = Cache(store, listen_dsn, timeout)
+            metrics = Metrics(FeedState)
+            cache = Cache(store, listen_dsn, timeout, metrics)
             try:
                 await cache.start()
-                return cls(store, cache, await _remembered(store))
+                router = cls(store, cache, await _remembered(store), metrics)
             except BaseException:
                 await cache.stop()
                 await store.close()
@@ -107,7 +120,7 @@ class Router:
         """Answer what is under way, refuse what is queued, and let go of the database."""
         self._is_closed = True
         while self._queue:
-            _, waiter = self._queue.popleft()
+            _, waiter, _ = self._queue.popleft()
             if not waiter.done():
                 waiter.set_result(NotReady("the router is closing"))
         if self._flusher is not None:
@@ -117,28 +130,48 @@ class Router:
 
     # routing
 
+            router._watch = asyncio.create_task(metrics.watch(router.gauges), name="pointsman-watch")
+            return router
     async def route(self, lead_id: UUID | str, *, connection: Any = None) -> Outcome:
         """Assign the lead to exactly one buyer, or say why nobody takes it.
 
         With `connection` (asyncpg's, or SQLAlchemy's `AsyncConnection` or `AsyncSession`) it happens inside the
         caller's open READ COMMITTED transaction, and stands if that commits. Raises the errors of `pointsman.errors`.
         """
-        if connection is not None:
-            return await self._route_within(await _driver_connection(connection), _id(lead_id))
-        return _raised(await self._enqueue(_id(lead_id)))
+        lead_id = _id(lead_id)
+        with self._span("pointsman.route") as span:
+            if connection is None:
+                answer = await self._enqueue(lead_id)
+            else:
+                answer = await self._within(await _driver_connection(connection), lead_id)
+            if self._tells:
+                _log(lead_id, answer)
+            if span is not None:
+                tracing.describe(span, lead_id, answer)
+            return _raised(answer)
 
     async def route_many(self, lead_ids: Sequence[UUID | str]) -> list[Answer]:
         """Route each lead, in order; an error stands in the place of its lead instead of being raised."""
-        return list(await asyncio.gather(*map(self._enqueue, [_id(lead_id) for lead_id in lead_ids])))
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        ids = [_id(lead_id) for lead_id in lead_ids]
+        with self._span("pointsman.route_many"):
+            answers = await asyncio.gather(*map(self._enqueue, ids))
+        if self._tells:
+            for pair in zip(ids, answers, strict=True):
+                _log(*pair)
+        return answers
 
     def _enqueue(self, lead_id: UUID) -> asyncio.Future[Answer]:
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if self._is_closed:
             waiter.set_result(NotReady("the router is closed"))
             return waiter
-        self._queue.append((lead_id, waiter))
+        self._queue.append((lead_id, waiter, perf_counter()))
         if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush_all(), name="pointsman-flush")
+            # a batch is of many callers, so it runs in the context of none
+            self._flusher = asyncio.create_task(self._flush_all(), name="pointsman-flush", context=Context())
         return waiter
 
     async def _flush_all(self) -> None:
@@ -147,14 +180,15 @@ class Router:
             while self._queue:
                 batch: dict[UUID, list[asyncio.Future[Answer]]] = {}
                 while self._queue and len(batch) < LARGEST_BATCH:
-                    lead_id, waiter = self._queue.popleft()
+                    lead_id, waiter, _ = self._queue.popleft()
                     if not waiter.done():
                         batch.setdefault(lead_id, []).append(waiter)
-                await self._flush(batch)
+                with self._span("pointsman.batch"):
+                    await self._flush(batch, since)
         finally:
             self._flusher = None
 
-    async def _flush(self, batch: dict[UUID, list[asyncio.Future[Answer]]]) -> None:
+    async def _flush(self, batch: dict[UUID, list[asyncio.Future[Answer]]], since: float) -> None:
         """Route one batch and answer everyone who waits for it, whatever happens."""
         answers: dict[UUID, Answer] = {}
         failure: Exception = NotReady("the router was stopped before this lead was decided")
@@ -163,6 +197,7 @@ class Router:
         except Exception as error:  # noqa: BLE001 - whatever it was, it must reach those who wait
             failure = error
         finally:
+                since = self._queue[0][2]
             for lead_id, waiters in batch.items():
                 _answer(waiters, answers.get(lead_id), failure)
 
@@ -172,6 +207,7 @@ class Router:
         for attempt in range(PLAIN_TRIES + 1):
             if not waiting:
                 return
+            self.metrics.tried(attempt)
             try:
                 async with self._store.connection() as connection:
                     if attempt < PLAIN_TRIES:
@@ -182,6 +218,7 @@ class Router:
                 if len(waiting) > 1:
                     await self._settle_apart(waiting, answers)
                     return
+        self.metrics.flushed(len(batch), answers.values(), failure, since)
                 answers[waiting[0]] = error
                 if not isinstance(error, Busy | DeletedUnderClaim):
                     return
@@ -198,7 +235,7 @@ class Router:
         self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer], *, reread: bool
     ) -> list[UUID]:
         """Read, decide, claim. Returns the leads whose claim did not hold."""
-        reading = await self._store.read_leads(connection, lead_ids)
+        reading = await self._read(connection, lead_ids)
         leads = _open_leads(lead_ids, reading, answers)
         if not leads:
             return []
@@ -208,7 +245,7 @@ class Router:
             await self.cache.catch_up(connection)
             seen = await self._true_state(connection, leads, reading, version)
         indexes = await self.cache.at_least(version, connection)
-        batch = _decided(leads, indexes, reading, seen, self._beliefs)
+        batch = self._decide(leads, indexes, reading, seen)
         claimed = await self._claim(connection, batch, reread=reread)
         self._learn(batch, claimed)
         return _taken_up(batch, claimed, answers)
@@ -220,7 +257,7 @@ class Router:
         settled: dict[UUID, Answer] = {}
         async with connection.transaction():
             await self._store.share_seal(connection)
-            reading = await self._store.read_leads(connection, lead_ids)
+            reading = await self._read(connection, lead_ids)
             leads = _open_leads(lead_ids, reading, settled)
             if not leads:
                 answers.update(settled)
@@ -236,8 +273,8 @@ class Router:
             reading = await self._store.read_leads(connection, lead_ids)  # under the locks
             leads = _open_leads(lead_ids, reading, settled)
             indexes = await self.cache.at_least(version, connection)
-            batch = _decided(leads, indexes, reading, state, self._beliefs)
-            claimed = await self._store.claim(connection, batch.arguments())
+            batch = self._decide(leads, indexes, reading, state)
+            claimed = await self._claim(connection, batch, reread=True)
             waiting = _taken_up(batch, claimed, settled)
         self._learn(batch, claimed)
         answers.update(settled)
@@ -271,7 +308,7 @@ class Router:
         self, connection: Connection, lead_id: UUID, answers: dict[UUID, Answer], *, reread: bool
     ) -> bool:
         """One try in a savepoint; true if the claim did not hold."""
-        reading = await self._store.read_leads(connection, [lead_id])
+        reading = await self._read(connection, [lead_id])
         leads = _open_leads([lead_id], reading, answers)
         if not leads:
             return False
@@ -280,7 +317,7 @@ class Router:
         if reread:
             seen = await self._true_state(connection, leads, reading, version)
         indexes = await self.cache.at_least(version, connection)
-        batch = _decided(leads, indexes, reading, seen, self._beliefs)
+        batch = self._decide(leads, indexes, reading, seen)
         claimed = await self._claim(connection, batch, reread=reread)
         if claimed.failed is not None and "missing" in claimed.failed:
             self._beliefs.forget(batch)
@@ -293,16 +330,34 @@ class Router:
         indexes = await self.cache.at_least(version, connection)
         question = Question(_candidates(indexes, leads), micros(reading.now))
         return question.answered(*await self._store.state(connection, question.arguments()))
+    async def _within(self, connection: Connection, lead_id: UUID) -> Answer:
+        """Route inside a caller's transaction, and count what came of it."""
+        since = perf_counter()
+        try:
+            answer: Answer = await self._route_within(connection, lead_id)
+        except PointsmanError as error:
+            answer = error
+        self.metrics.answered((answer,), since)
+        return answer
+
 
     async def _claim(self, connection: Connection, batch: Batch, *, reread: bool) -> Claimed:
         """Claim a batch, in the short form for a lone lead at its first try; what that refuses the next try settles."""
-        alone = None if reread else batch.alone()
-        if alone is None:
-            return await self._store.claim(connection, batch.arguments())
-        return batch.answered_alone(*await self._store.claim_one(connection, alone))
+        since = perf_counter()
+        with self._span("pointsman.claim"):
+            alone = None if reread else batch.alone()
+            if alone is None:
+                claimed = await self._store.claim(connection, batch.arguments())
+            else:
+                claimed = batch.answered_alone(*await self._store.claim_one(connection, alone))
+        self.metrics.took(self.metrics.claim, since)
+        if claimed.failed is not None:
+            self.metrics.conflicted(claimed.failed)
+        return claimed
 
     def _learn(self, batch: Batch, claimed: Claimed) -> None:
         if claimed.failed is not None and "missing" in claimed.failed:
+            self.metrics.tried(attempt - 1)
             self._beliefs.forget(batch)
         elif claimed.failed is None or "leads" in claimed.failed:
             self._beliefs.learn(batch, claimed)
@@ -344,6 +399,20 @@ class Router:
             return await self._record(connection, decision_id)
 
     async def decisions(self, lead_id: UUID) -> list[Record]:
+    async def _read(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
+        since = perf_counter()
+        with self._span("pointsman.read"):
+            reading = await self._store.read_leads(connection, lead_ids)
+        self.metrics.took(self.metrics.read, since)
+        return reading
+
+    def _decide(self, leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State) -> Batch:
+        since = perf_counter()
+        with self._span("pointsman.decide"):
+            batch = _decided(leads, indexes, reading, seen, self._beliefs)
+        self.metrics.took(self.metrics.decide, since)
+        return batch
+
         """The records of a lead, newest first; raises `LeadNotFound` where there is neither lead nor record."""
         async with self._store.connection() as connection:
             records = await self._store.decisions(connection, lead_id)
@@ -451,6 +520,15 @@ def _decided(leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: St
     for lead in leads:
         batch.add(decide(lead, indexes, batch, at))
     return batch
+    def gauges(self) -> Gauges:
+        """What is true now of cache, connections and queue."""
+        return Gauges(**self.cache.gauges(), connections=self._store.connections(), queued=len(self._queue))
+
+    def exposition(self) -> bytes:
+        """What `GET /metrics` answers."""
+        self.metrics.refresh(self.gauges())
+        return self.metrics.exposition()
+
 
 
 def _taken_up(batch: Batch, claimed: Claimed, answers: dict[UUID, Answer]) -> list[UUID]:
@@ -481,6 +559,22 @@ def _outcome(decision: Decision, config_version: int, decision_id: int | None, s
         config_version,
         instant(decision.at),
         decision.flags,
+    )
+
+
+def _log(lead_id: UUID, answer: Answer) -> None:
+    """One line a decision at debug, in the context of whoever asked."""
+    if isinstance(answer, PointsmanError):
+        log.debug("not decided", lead_id=str(lead_id), error=str(answer))
+        return
+    log.debug(
+        "decided",
+        lead_id=str(lead_id),
+        outcome=answer.outcome,
+        cause=answer.cause,
+        buyer_id=answer.buyer_id and str(answer.buyer_id),
+        decision_id=answer.decision_id,
+        config_version=answer.config_version,
     )
 
 

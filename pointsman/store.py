@@ -230,6 +230,11 @@ class Store:
             async with self._pool.acquire(timeout=self._timeout) as connection:
                 yield connection
 
+    def connections(self) -> tuple[int, int]:
+        """How many of the connections for leads are in use just now, and how many there are."""
+        there_are = self._pool.get_size()
+        return there_are - self._pool.get_idle_size(), there_are
+
     async def listener(self, dsn: str | None, timeout: float) -> asyncpg.Connection:
         """A connection of its own for LISTEN, since a pool would clear its listeners."""
         with translated():

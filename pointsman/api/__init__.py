@@ -23,7 +23,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from pointsman import logs
 from pointsman.api.authentication import Allowed
+from pointsman.api.calls import Calls
 from pointsman.api.problems import add_problem_handlers
 from pointsman.api.routes import TheRouter, routes, the_router
 from pointsman.router import Router
@@ -62,6 +64,7 @@ def create_app(
     )
     app.state.pointsman_router = router
     app.state.pointsman_keys = tuple(keys)
+    app.add_middleware(Calls)
     add_problem_handlers(app)
     app.include_router(routes)
     return app
@@ -70,4 +73,5 @@ def create_app(
 def from_environment() -> FastAPI:
     """The service as the settings have it: what each worker of `pointsman serve --workers` runs."""
     settings = read_settings()
+    logs.configure(settings.log_format, settings.log_level)
     return create_app(dsn=settings.dsn, listen_dsn=settings.listen_dsn, keys=settings.api_keys)

@@ -22,6 +22,7 @@ PROBLEM: _Schema = {
         "detail": {"type": "string"},
     },
 }
+_MEDIA = {"PolicySchema": "application/schema+json", "Metrics": "text/plain"}
 _WHY = {
     401: "No key, or one that the service does not know",
     403: "A key whose scope does not allow this",
@@ -37,7 +38,7 @@ def answers(name: str, *statuses: int) -> dict[int | str, _Schema]:
     """The `responses` of a route that answers with the schema `name`, or with a problem of these `statuses`."""
     open_to_all = name in ("Alive", "Ready")
     expected = sorted({*statuses, 503, *(() if open_to_all else (401, 403, 422))})
-    media = "application/schema+json" if name == "PolicySchema" else "application/json"
+    media = _MEDIA.get(name, "application/json")
     return {
         200: {"description": name, "content": {media: {"schema": _SCHEMAS[name]}}},
         **{
@@ -108,6 +109,7 @@ def _schemas() -> dict[str, _Schema]:
             invalid_policies={"type": "array"},
         ),
         "PolicySchema": {"type": "object"},
+        "Metrics": text,
         "Alive": _object(status={"const": "alive"}),
         "Ready": _object(status={"const": "ready"}, state=text, config_version=count),
     }

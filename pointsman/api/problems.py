@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
@@ -19,18 +20,32 @@ from pointsman.wire import INTERNAL, Json, Kind, kind_of, problem, problem_detai
 LARGEST_BODY = 256 * 1024
 """Bytes; 1000 lead ids take some 40,000."""
 
+BODY_SECONDS = 10
+"""How long a client may take to send a body."""
+
 INVALID_REQUEST = Kind("invalid-request", 422)
+SHUTTING_DOWN = Kind("shutting-down", 503, 1)
+MALFORMED = Kind("malformed-request", 400)
+TOO_SLOW = Kind("request-timeout", 408)
+HEAD_TOO_LARGE = Kind("head-too-large", 431)
+TOO_MANY_CONNECTIONS = Kind("too-many-connections", 503, 1)
 _HTTP = {
     400: Kind("invalid-request", 422),  # FastAPI's answer to a body that it cannot decode
     401: Kind("unauthorized", 401),
     403: Kind("forbidden", 403),
     404: Kind("no-such-path", 404),
     405: Kind("method-not-allowed", 405),
+    408: TOO_SLOW,
     413: Kind("body-too-large", 413),
 }
 _TITLES = {
     INVALID_REQUEST: "The request cannot be read",
     INTERNAL: "The service failed",
+    SHUTTING_DOWN: "The service is ending",
+    MALFORMED: "The request is not HTTP",
+    TOO_SLOW: "The request came too slowly",
+    HEAD_TOO_LARGE: "The request's head is too large",
+    TOO_MANY_CONNECTIONS: "The service has too many connections",
     _HTTP[401]: "A valid key is needed",
     _HTTP[403]: "The key does not allow this",
     _HTTP[404]: "No such path",
@@ -87,15 +102,14 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 def pointsman_problem(_: Request, error: PointsmanError) -> ProblemResponse:
     """An error of the router."""
-    retry_after = kind_of(error).retry_after
-    return ProblemResponse(problem(error), {"Retry-After": str(retry_after)} if retry_after else None)
+    return ProblemResponse(problem(error), _retry(kind_of(error)))
 
 
 def validation_problem(_: Request, error: RequestValidationError) -> ProblemResponse:
     """A request that is not what the route takes; what was sent is not repeated."""
     complaints = list(_complaints(error))
     detail = "; ".join(f"{complaint['at']}: {complaint['message']}" for complaint in complaints[:3])
-    return ProblemResponse(_detail(INVALID_REQUEST, detail, errors=complaints[:100]))
+    return problem_response(INVALID_REQUEST, detail, errors=complaints[:100])
 
 
 def http_problem(request: Request, error: HttpError) -> ProblemResponse:
@@ -105,19 +119,32 @@ def http_problem(request: Request, error: HttpError) -> ProblemResponse:
     if kind.status == 404:
         detail = f"there is nothing at `{request.url.path}`"
     elif kind.status == 405:
-        detail = f"`{request.url.path}` does not take {request.method}"
+        detail = f"`{request.url.path}` takes {(error.headers or {}).get('Allow', 'another method')}"
     elif kind is _HTTP[400]:
         detail = "the body is not JSON in UTF-8"
-    return ProblemResponse(_detail(kind, detail), error.headers)
+    return problem_response(kind, detail, error.headers)
 
 
-def internal_problem(_: Request, __: Exception) -> ProblemResponse:
+def internal_problem(request: Request, _: Exception) -> ProblemResponse:
     """A failure of our own; what it was stands in the log and not in the answer."""
-    return ProblemResponse(_detail(INTERNAL, "something failed inside the service; its log says what"))
+    request_id = request.scope.get("state", {}).get("request_id")
+    return problem_response(
+        INTERNAL,
+        "something failed inside the service; its log says what",
+        request_id and {"X-Request-ID": request_id},  # this answer passes by the middleware that names all others
+    )
 
 
-def _detail(kind: Kind, detail: str, **extensions: Any) -> Json:
-    return problem_detail(kind, _TITLES.get(kind, "The request failed"), detail, **extensions)
+def problem_response(
+    kind: Kind, detail: str, headers: Mapping[str, str] | None = None, **extensions: Any
+) -> ProblemResponse:
+    """The answer to a request that came to nothing before a router was asked."""
+    title = _TITLES.get(kind, "The request failed")
+    return ProblemResponse(problem_detail(kind, title, detail, **extensions), {**_retry(kind), **(headers or {})})
+
+
+def _retry(kind: Kind) -> dict[str, str]:
+    return {} if kind.retry_after is None else {"Retry-After": str(kind.retry_after)}
 
 
 def _complaints(error: RequestValidationError) -> Iterable[Json]:
@@ -129,10 +156,17 @@ def _complaints(error: RequestValidationError) -> Iterable[Json]:
 
 def _bounded(receive: Receive) -> Receive:
     read = 0
+    deadline: float | None = None
 
     async def bounded() -> Message:
-        nonlocal read
-        message = await receive()
+        nonlocal read, deadline
+        deadline = deadline or asyncio.get_running_loop().time() + BODY_SECONDS
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            why = f"the body did not come within {BODY_SECONDS} seconds"
+            raise HTTPException(TOO_SLOW.status, why, {"Connection": "close"}) from None
         read += len(message.get("body", b""))
         if read > LARGEST_BODY:
             raise HTTPException(413, f"a body may have {LARGEST_BODY} bytes at most")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from pointsman.api.authentication import Allowed
@@ -17,6 +17,7 @@ from pointsman.api.openapi import answers
 from pointsman.api.problems import ProblemRoute
 from pointsman.cache.feed import FeedState
 from pointsman.errors import NotReady
+from pointsman.metrics import CONTENT_TYPE
 from pointsman.router import Router
 from pointsman.settings import Scope
 from pointsman.wire import answer_json, explanation_json, outcome_json, plain, record_json
@@ -128,6 +129,12 @@ async def readyz(router: TheRouter) -> JSONResponse:
     if state is FeedState.DOWN:
         raise NotReady("the database is away; the configuration in memory cannot be proved to be the newest")
     return JSONResponse({"status": "ready", "state": state, "config_version": version})
+
+
+@routes.get("/metrics", dependencies=may_read, responses=answers("Metrics"), response_class=Response, tags=["service"])
+async def metrics(router: TheRouter) -> Response:
+    """Counters, histograms and gauges for Prometheus; of all processes that serve this port."""
+    return Response(router.exposition(), media_type=CONTENT_TYPE)
 
 
 @cache

@@ -19,6 +19,7 @@ import structlog
 
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.errors import DatabaseUnfit, NotReady, PointsmanError
+from pointsman.metrics import Metrics
 from pointsman.store import Connection, RowImage, Store, Version, translated
 
 log = structlog.get_logger()
@@ -47,7 +48,11 @@ class Cache:
     could not commit.
     """
 
-    def __init__(self, store: Store, listen_dsn: str | None = None, timeout: float = 5.0) -> None:
+    def __init__(
+        self, store: Store, listen_dsn: str | None = None, timeout: float = 5.0, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
+        self._newest = 0
         self._store = store
         self._listen_dsn = listen_dsn
         self._timeout = timeout
@@ -87,6 +92,19 @@ class Cache:
             ],
         }
 
+    def gauges(self) -> dict[str, Any]:
+        """The same in numbers, with how many versions are known of and not applied."""
+        status = self.status()
+        version = self.version or 0
+        return {
+            "state": status["state"],
+            "version": version,
+            "behind": max(0, self._newest - version),
+            "proof_age": status["lag"] or 0.0,
+            "sizes": status["sizes"],
+            "invalid_policies": len(status["invalid_policies"]),
+        }
+
     async def start(self) -> None:
         """Listen and load; raises what stands in the way. From then on the feed supervises itself."""
         listener = await self._listen()
@@ -110,6 +128,7 @@ class Cache:
         What is missing is read on the caller's `connection`, or on one more where that is in a transaction of its own.
         """
         if not self._has(version):
+            self._newest = max(self._newest, version.number)
             if connection.is_in_transaction():
                 async with self._store.connection() as other:
                     await self.catch_up(other)
@@ -129,11 +148,13 @@ class Cache:
                 indexes = self._indexes
                 with translated():
                     current, is_known = await self._store.history(connection, Version(indexes.version, indexes.token))
+                self._newest = 0 if current is None else current.number
                 if not is_known:
                     log.warning("the cache's config version is not part of the history any more, loading anew")
                     await self._load(connection)
                 elif current is not None and current.number > indexes.version:
-                    await self._apply(connection, indexes)
+                    with self._metrics.catching_up.time():
+                        await self._apply(connection, indexes)
             self._proven_at = asked_at
 
     def _has(self, version: Version) -> bool:
@@ -157,6 +178,7 @@ class Cache:
                         for row in rows:
                             indexes.apply(Change(table, "", row), version.number)
                         await asyncio.sleep(0)
+        self._metrics.loads.inc()
         self._indexes = indexes
         self._is_whole = True
 
@@ -175,6 +197,7 @@ class Cache:
                 indexes.apply(Change(change.table, change.key, change.image), change.version.number)
             if count % SLICE_ROWS == 0:
                 await asyncio.sleep(0)
+        self._metrics.changes.inc(len(changes))
         if changes:
             indexes.version, indexes.token = changes[-1].version
         self._is_whole = True
@@ -228,6 +251,7 @@ class Cache:
             try:
                 await self._follow(listener)
             except Exception as error:  # noqa: BLE001 - whatever it was, an unsupervised feed would be worse
+                self._metrics.feed_breaks.inc()
                 log.warning("the configuration feed broke off, connecting again", error=str(error))
             if time.monotonic() - began > longest:
                 pause = shortest
