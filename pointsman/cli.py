@@ -28,6 +28,7 @@ from rich.table import Column, Table
 
 from pointsman import logs
 from pointsman import migrate as schema
+from pointsman import prune as pruning
 from pointsman import replay as proof
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
 from pointsman.model import Exclusion, Explanation, Outcome, Ranked
@@ -264,6 +265,28 @@ def replay(
         )
 
 
+@app.command()
+def prune(
+    days: Annotated[int, typer.Option(help="Keep the decisions of so many days, at least 3.")] = 90,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old decisions, and the history of the configuration that no other decision needs.
+
+    Leads are routed meanwhile. It may be stopped at any point and run again.
+
+    Example: pointsman prune --days 90
+    """
+    with _database(read_settings()) as dsn, _stages() as progress:
+        pruned = _run(pruning.prune(dsn, days=days, progress=progress))
+    if as_json:
+        _print_json(pruned.as_json())
+        return
+    _print(f"{_count(pruned.decisions, 'decision')} removed, made before {plain(pruned.cutoff)}")
+    _print(f"{_count(pruned.commits, 'older version')} of the configuration removed")
+    if pruned.horizon is not None:
+        _print(f"history begins with config version {pruned.horizon}")
+
+
 @keys.command("new")
 def new_key(
     name: Annotated[str, typer.Argument(help="Who will use the key; the service names it in its answers.")],
@@ -374,6 +397,21 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
             elapsed = bar.tasks[task].elapsed
             rate = f"{done / elapsed:,.0f} {what} a second" if elapsed else ""
             bar.update(task, completed=done, total=total, rate=rate)
+
+        yield show
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of the work on stderr, where somebody looks on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=total)
 
         yield show
 

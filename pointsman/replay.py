@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -322,7 +322,10 @@ def _keys(indexes: Indexes, table: str) -> list[str]:
 
 
 class Served:
-    """Who was served when: what the decisions before any decision left. None stands for what is no longer known."""
+    """Who was served when: what the decisions before any decision left.
+
+    Of decisions before the instant `known_from`, which may have been pruned, only the last turns are known.
+    """
 
     def __init__(self, known_from: int | None = None) -> None:
         self._known_from = known_from
@@ -336,7 +339,7 @@ class Served:
             self._instants[holder].append(at)
 
     def used(self, cap: Cap, before: int) -> int | None:
-        """Leads that count under `cap` by decisions with smaller ids."""
+        """Leads that count under `cap` by decisions with smaller ids, None where some of these were pruned."""
         start, end = cap.window.start, cap.window.end
         if self._known_from is not None and start < self._known_from:
             return None
@@ -351,19 +354,19 @@ class Served:
                 break
         return count
 
-    def position(self, enrollment: Enrollment, before: int) -> int | None:
+    def position(self, enrollment: Enrollment, before: int) -> int:
         """The last decision with a smaller id that served `enrollment`, 0 if none did."""
         ids = self._ids[enrollment.buyer_id, enrollment.offer_id]
         place = bisect_left(ids, before)
-        if place:
-            return ids[place - 1]
-        return 0 if self._known_from is None else None
+        return ids[place - 1] if place else 0
 
 
 class Answers(Served):
     """The same for one decision, as the database answered it."""
 
-    def __init__(self, known_from: int | None, used: dict[Counter, int], positions: dict[Any, int]) -> None:
+    def __init__(
+        self, known_from: int | None, used: dict[Counter, int], positions: dict[tuple[UUID, UUID], int]
+    ) -> None:
         super().__init__(known_from)
         self._used = used
         self._positions = positions
@@ -373,9 +376,8 @@ class Answers(Served):
             return None
         return self._used[cap.counter]
 
-    def position(self, enrollment: Enrollment, before: int) -> int | None:
-        found = self._positions[enrollment.buyer_id, enrollment.offer_id]
-        return found if found or self._known_from is None else None
+    def position(self, enrollment: Enrollment, before: int) -> int:
+        return self._positions[enrollment.buyer_id, enrollment.offer_id]
 
 
 # one decision
@@ -403,6 +405,12 @@ class Recorded(State):
         return self.positions.get((enrollment.buyer_id, enrollment.offer_id), 0) if self.positions else 0
 
 
+def instant_of(row: asyncpg.Record) -> int:
+    """The instant of a record; infinities, which only a row that was tampered with has, come without UTC."""
+    decided_at: datetime = row["decided_at"]
+    return micros(decided_at if decided_at.tzinfo else decided_at.replace(tzinfo=UTC))
+
+
 def lead_of(row: asyncpg.Record) -> Lead:
     """The lead of a record, as it was read."""
     return Lead(row["lead_id"], row["offer_id"], row["vertical_id"], row["market_id"], row["postal_code"], row["city"])
@@ -413,7 +421,7 @@ def again(row: asyncpg.Record, indexes: Indexes) -> Again:
     stored = StoredState({}, ())
     try:
         stored = read_state(row["state"])
-        decision = redecide(lead_of(row), indexes, stored, micros(row["decided_at"]), Recorded())
+        decision = redecide(lead_of(row), indexes, stored, instant_of(row), Recorded())
     except (ValueError, ArithmeticError) as error:
         return Again(row, indexes, stored, None, str(error))
     return Again(row, indexes, stored, decision)
@@ -464,7 +472,7 @@ def _digest_of_row(row: asyncpg.Record, indexes: Indexes) -> bytes:
     policy_id, buyer_id = row["policy_id"], row["buyer_id"]
     decision = Decision(
         lead_of(row),
-        micros(row["decided_at"]),
+        instant_of(row),
         row["outcome"],
         row["cause"],
         None if policy_id is None else Policy(policy_id, None, None, None, row["policy_version"] or 0, None),
@@ -511,7 +519,7 @@ def _premises(made: Again, decision: Decision, served: Served) -> Iterator[Fact]
             yield Fact(f"used:{cap.buyer_id}:{cap.level}:{cap.window.kind}", number, true)
     for enrollment, position in zip(decision.compared, stored.positions, strict=True):
         last = served.position(enrollment, before)
-        if last is not None and (last < position or (enrollment is decision.winner and last != position)):
+        if last < position or (enrollment is decision.winner and last != position):
             yield Fact(f"position:{enrollment.buyer_id}", position, last)
 
 
@@ -528,7 +536,7 @@ class _Replaying:
         self._selection = selection
         self._sql = sql
         self._extent = extent
-        self._known_from = micros(extent["first_instant"]) if extent["is_pruned"] else None
+        self._known_from = None if extent["whole_from"] is None else micros(extent["whole_from"])
 
     @classmethod
     async def begin(cls, connection: Connection, selection: Selection) -> _Replaying:
@@ -567,7 +575,7 @@ class _Replaying:
                 "the history of the configuration has a hole: entries of `pointsman.config_log` have lost their commit"
             )
         report = Report()
-        if count and extent["is_pruned"]:
+        if count and extent["whole_from"] is not None:
             report.pruned = await self._fetchval("pruned", extent["first_version"])
         for row in await self._connection.fetch(self._sql["strangers"], *selection.arguments):
             self._judge_stranger(row, report)
@@ -576,7 +584,7 @@ class _Replaying:
     def _judge_stranger(self, row: asyncpg.Record, report: Report) -> None:
         """A decision of a version that is not there: pruned, tampered with, or proof of a hole."""
         version = row["config_version"]
-        if self._extent["is_pruned"] and version < self._extent["first_version"]:
+        if self._extent["whole_from"] is not None and version < self._extent["first_version"]:
             return
         if self._extent["first_version"] <= version <= self._extent["last_version"]:
             raise HistoryHole(
@@ -677,7 +685,7 @@ class _ServedSoFar:
 
 def _take_in(served: Served, rows: Iterable[asyncpg.Record]) -> None:
     for row in rows:
-        served.add(row["id"], micros(row["decided_at"]), row["buyer_id"], row["offer_id"])
+        served.add(row["id"], instant_of(row), row["buyer_id"], row["offer_id"])
 
 
 def _kept(part: Part, version: int) -> Part:

@@ -21,7 +21,7 @@ from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
 LONG_READ_SECONDS = 60.0
 """How long an explanation may search the history, which no lead waits for."""
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The newest migration that this release's statements need."""
 
 _CONTENDED = (

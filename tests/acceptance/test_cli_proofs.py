@@ -68,3 +68,17 @@ async def test_replay_of_a_newer_release_that_decides_otherwise_ends_with_2(
     ran = await run("replay", database=database)
     assert (2, 1) == (ran.code, ran.err.count("\n"))
     assert "newer release 99.1" in ran.err
+
+
+async def test_prune_says_what_went(database: str, connection: asyncpg.Connection, routed: list[UUID]) -> None:
+    assert_cannot_run(await run("prune", "--days", 2, database=database), "last 3 days are never removed")
+    await connection.execute("update pointsman.decisions set decided_at = decided_at - interval '8 days' where id < 3")
+    ran = await run("prune", "--days", 7, "--json", database=database)
+    assert (0, 2, None) == (ran.code, ran.json["decisions"], ran.json["horizon"])
+    assert 1 == await connection.fetchval("select count(*) from pointsman.decisions")
+    await connection.execute("update pointsman.config_commit set committed_at = committed_at - interval '8 days'")
+    shown = await run("prune", "--days", 7, database=database)
+    assert "0 decisions removed" in shown.out
+    version = await connection.fetchval("select config_version from pointsman.decisions")
+    assert f"history begins with config version {version}" in shown.out
+    assert 0 == (await run("replay", database=database)).code

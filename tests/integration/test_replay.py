@@ -86,6 +86,8 @@ async def test_two_processes_find_what_one_finds(
         "city = null",
         "market_id = gen_random_uuid()",
         "decided_at = decided_at + interval '1 microsecond'",
+        "decided_at = 'infinity'",
+        "decided_at = '-infinity'",
         "digest = substring(sha256(digest) for 16)",
         "policy_version = 9",
         "flags = '{exclusive}'",

@@ -1,0 +1,238 @@
+"""Prune: what goes, what stays, that what stays is proved, and that it may break off anywhere."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from pointsman import Router
+from pointsman.errors import Busy
+from pointsman.prune import Pruned, TooYoung, _Pruning, prune
+from pointsman.replay import History, replay
+from tests.builders import (
+    enroll,
+    make_area,
+    make_candidate,
+    make_exclusivity,
+    make_lead,
+    make_offer,
+    make_policy,
+    rules,
+)
+from tests.stage import another, set_clock, version
+
+LONG_AGO = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)
+NOW = LONG_AGO + timedelta(days=10)
+DAYS = 5
+
+
+async def live(database: str, connection: asyncpg.Connection) -> list[UUID]:
+    """Two periods of routing, ten days apart, with changes of configuration before, within and between them."""
+    offer = await make_offer(connection)
+    buyers = [await make_candidate(connection, offer, enrollment={"daily_cap": 3}) for _ in range(3)]
+    await make_policy(connection, rules=rules(strategy={"kind": "rotation"}))
+    await make_exclusivity(connection, await make_offer(connection), buyers[0])
+    leads = []
+    async with Router.open(database) as router:
+        for start in (LONG_AGO, NOW):
+            await set_clock(connection, start)
+            for step in range(5):
+                lead = await make_lead(connection, offer)
+                leads.append(lead)
+                await router.route(lead)
+                await connection.execute("update buyers set hourly_cap = $2 where id = $1", buyers[step % 3], 9 + step)
+            await connection.execute("update buyers set status = 'paused' where id = $1", buyers[2])
+            await connection.execute(
+                "update pointsman.config_commit set committed_at = $1 where committed_at > $1", start
+            )
+            await make_area(connection, buyers[1], scope="city", value=str(start))
+    await connection.execute(
+        "update pointsman.config_commit set committed_at = $1 where version <= 1 + (select max(config_version)"
+        " from pointsman.decisions where decided_at = $1)",
+        LONG_AGO,
+    )
+    return leads
+
+
+async def numbers(connection: asyncpg.Connection) -> tuple[int, int, int]:
+    """Decisions, commits and baselines that there are."""
+    return tuple(
+        await connection.fetchrow(
+            "select (select count(*) from pointsman.decisions), (select count(*) from pointsman.config_commit),"
+            " (select count(*) from pointsman.config_commit where baseline)"
+        )
+    )
+
+
+async def history_at(connection: asyncpg.Connection, at: int) -> dict[str, Any]:
+    """The configuration at a version, by the log, as far as it shows."""
+    from importlib.resources import files
+
+    from pointsman.store import read_queries
+
+    sql = read_queries((files("pointsman.sql") / "replay.sql").read_text("utf-8"))["history"]
+    async with connection.transaction():
+        indexes = await History(connection, sql, at).advance(at)
+    return {
+        "areas": set(indexes.areas.values()),
+        "buyers": {(buyer.id, buyer.caps, buyer.faults) for buyer in indexes.buyers.values()},
+        "enrollments": {
+            (row.buyer_id, row.offer_id, row.caps) for rows in indexes.enrollments.values() for row in rows.values()
+        },
+        "exclusivities": set(indexes.exclusivity_rows.values()),
+        "offers": set(indexes.offers.values()),
+        "policies": set(indexes.policies.values()),
+        "version": (indexes.version, indexes.token),
+    }
+
+
+async def test_what_is_kept_is_younger_and_can_be_replayed(database: str, connection: asyncpg.Connection) -> None:
+    await live(database, connection)
+    before = await numbers(connection)
+    pruned = await prune(database, days=DAYS)
+    after = await numbers(connection)
+    assert (5, 5) == (pruned.decisions, after[0])
+    assert pruned.commits == before[1] - after[1] > 5
+    assert 1 == after[2]
+    assert 0 == await connection.fetchval("select count(*) from pointsman.decisions where decided_at < $1", NOW)
+    report = await replay(database)
+    assert (5, 0, 0) == (report.same_version.equal, report.same_version.different, report.pruned)
+
+
+async def test_history_at_and_after_the_horizon_is_the_same_as_before(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await live(database, connection)
+    # a table that was emptied, a row that is gone and one that came back, below the horizon
+    last = await version(connection)
+    expected = {at: await history_at(connection, at) for at in range(last - 6, last + 1)}
+    pruned = await prune(database, days=DAYS)
+    assert pruned.horizon is not None
+    assert pruned.horizon in expected
+    for at in range(pruned.horizon, last + 1):
+        assert expected[at] == await history_at(connection, at), at
+
+
+async def test_emptied_tables_and_rows_that_are_gone_are_not_in_the_image(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    offer = await make_offer(connection)
+    buyer, gone = await make_candidate(connection, offer), await make_candidate(connection, offer)
+    await make_policy(connection)
+    await connection.execute("truncate buyer_service_areas")
+    area = await make_area(connection, buyer)
+    await connection.execute("delete from buyer_offers where buyer_id = $1", gone)
+    other = await make_offer(connection)
+    await enroll(connection, gone, other)
+    at = await version(connection)
+    expected = await history_at(connection, at)
+    await connection.execute("update pointsman.config_commit set committed_at = now() - interval '9 days'")
+    await make_offer(connection)
+    pruned = await prune(database, days=DAYS)
+    assert at == pruned.horizon
+    assert expected == await history_at(connection, at)
+    assert {area} == {row["id"] for row in await _image_rows(connection, "buyer_service_areas")}
+
+
+async def _image_rows(connection: asyncpg.Connection, table: str) -> list[dict[str, Any]]:
+    rows = await connection.fetch("select row::text from pointsman.config_log where op = 'b' and rel = $1", table)
+    return [{**json.loads(row["row"]), "id": UUID(json.loads(row["row"])["id"])} for row in rows]
+
+
+async def test_explanation_of_a_kept_decision_is_the_same(database: str, connection: asyncpg.Connection) -> None:
+    leads = await live(database, connection)
+    async with Router.open(database) as router:
+        before = [await router.explain(lead) for lead in leads[-3:]]
+        await prune(database, days=DAYS)
+        assert before == [await router.explain(lead) for lead in leads[-3:]]
+
+
+async def test_open_router_does_not_notice(database: str, connection: asyncpg.Connection) -> None:
+    leads = await live(database, connection)
+    offer = await connection.fetchval("select offer_id from leads where id = $1", leads[0])
+    async with Router.open(database) as router:
+        at = router.cache.version
+        await prune(database, days=DAYS)
+        outcome = await router.route(await make_lead(connection, offer))
+        assert (at, "routed") == (outcome.config_version, outcome.outcome)
+        assert "already_routed" == (await router.route(leads[0])).outcome
+
+
+async def test_router_far_behind_loads_anew(database: str, connection: asyncpg.Connection) -> None:
+    await live(database, connection)
+    async with Router.open(database) as router:
+        await router.cache.stop()
+        indexes = router.cache._indexes
+        assert indexes is not None
+        indexes.version, indexes.token = await connection.fetchrow(
+            "select version, token from pointsman.config_commit order by version limit 1"
+        )
+        await prune(database, days=DAYS)
+        async with another(database) as other:
+            await router.cache.catch_up(other)
+        assert await version(connection) == router.cache.version
+        assert router.cache._indexes is not indexes
+
+
+class Stopped(Exception):
+    """Where a test breaks a run off."""
+
+
+async def test_may_break_off_anywhere_and_be_run_again(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await live(database, connection)
+    monkeypatch.setattr("pointsman.prune.SLICE", 2)
+    execute = _Pruning._execute
+    stops = 0
+    finished: Pruned | None = None
+    while finished is None:
+        left = [3 + stops % 4]
+
+        async def stopping(self: _Pruning, statement: str, *arguments: Any, left: list[int] = left) -> int:
+            left[0] -= 1
+            if not left[0]:
+                raise Stopped
+            return await execute(self, statement, *arguments)
+
+        # with ever longer runs, since what an image has must be written anew each time
+        left[0] += stops
+        monkeypatch.setattr(_Pruning, "_execute", stopping)
+        try:
+            finished = await prune(database, days=DAYS)
+        except Stopped:
+            stops += 1
+        report = await replay(database)
+        assert (0, 0) == (report.same_version.different, report.pruned)
+    assert stops > 5
+    assert 5 == report.same_version.equal
+    assert 1 == (await numbers(connection))[2]
+    duplicates = "select rel, key from pointsman.config_log where op = 'b' group by 1, 2 having count(*) > 1"
+    assert [] == await connection.fetch(duplicates)
+
+
+async def test_nothing_old_is_nothing_to_do(database: str, connection: asyncpg.Connection) -> None:
+    await live(database, connection)
+    before = await numbers(connection)
+    pruned = await prune(database, days=30)
+    assert (0, 0, None, 0) == (pruned.decisions, pruned.counters, pruned.horizon, pruned.commits)
+    assert before == await numbers(connection)
+    await prune(database, days=DAYS)
+    again = await prune(database, days=DAYS)
+    assert (0, 0) == (again.decisions, again.commits)
+
+
+async def test_the_last_three_days_are_never_removed(database: str) -> None:
+    with pytest.raises(TooYoung):
+        await prune(database, days=2)
+
+
+async def test_two_at_once_are_one_and_a_refusal(database: str, connection: asyncpg.Connection) -> None:
+    await connection.execute("select pg_advisory_lock(7203378)")
+    with pytest.raises(Busy, match="another prune"):
+        await prune(database, days=DAYS)
