@@ -112,7 +112,7 @@ def _faults_now(enrollment: Enrollment, rules: Rules, at: int) -> int:
     found = 0
     if rules.acceptance_hours and buyer.hours is not None and not buyer.hours.is_open(at):
         found = int(Fault.CLOSED)
-    if rules.sla_required and not enrollment.faults & Fault.BAD_SLA and not is_prompt(enrollment, rules):
+    if rules.sla_required and not is_prompt(enrollment, rules):
         found |= Fault.SLA_TOO_SLOW
     return found
 
