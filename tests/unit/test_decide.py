@@ -142,6 +142,12 @@ def test_a_full_buyer_that_would_have_gone_first_is_proved_full():
     assert full == [(ONE, "enrollment", "day")]
 
 
+def test_the_first_full_cap_is_the_proof():
+    state = make_state({(ONE, offer, kind): 1 for offer in (OFFER, None) for kind in ("hour", "day")})
+    _, full, _ = rests_on(candidate(1, hourly_cap=2, buyer_hourly_cap=1, daily_cap=1, buyer_daily_cap=1), state=state)
+    assert full == [(ONE, "buyer", "hour")]
+
+
 def test_a_full_buyer_behind_the_winner_needs_no_proof():
     _, full, _ = rests_on(
         candidate(1), candidate(2, priority_rank=101, daily_cap=1), state=make_state({(TWO, OFFER, "day"): 1})

@@ -175,6 +175,13 @@ def test_sizes_count_the_rows_in_force():
     }
 
 
+@pytest.mark.parametrize("scope", ["market", "city", "postal_code"])
+def test_a_row_without_the_market_that_it_needs_is_not_in_force(scope):
+    over = {"market_id": None, "scope": scope, "value": None if scope == "market" else "60601"}
+    rows = [("buyer_service_areas", make_area(**over)), ("offer_exclusivities", make_exclusivity(**over))]
+    assert {0} == {make_indexes(rows).sizes()[kind] for kind in ("service_areas", "exclusivities")}
+
+
 # what changes is seen, a cell built or not
 
 
