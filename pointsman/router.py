@@ -44,6 +44,7 @@ PLAIN_TRIES = 2
 LARGEST_BATCH = 500
 
 Answer = Outcome | PointsmanError
+log = structlog.get_logger()
 
 
 class _Conflict(Exception):
@@ -61,7 +62,6 @@ class _Opening:
         return self._make().__await__()
 
     async def __aenter__(self) -> Router:
-log = structlog.get_logger()
         self._router = await self._make()
         return self._router
 
@@ -75,6 +75,7 @@ class Router:
 
     def __init__(self, store: Store, cache: Cache, beliefs: Beliefs, metrics: Metrics) -> None:
         self.cache = cache
+        self.metrics = metrics
         self._store = store
         self._beliefs = beliefs
         self._span = tracing.spans()
@@ -82,6 +83,7 @@ class Router:
         self._tells = structlog.is_configured() and log.is_enabled_for(logging.DEBUG)
         self._queue: deque[tuple[UUID, asyncio.Future[Answer], float]] = deque()
         self._flusher: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[NoReturn] | None = None
         self._is_closed = False
 
     @classmethod
@@ -95,12 +97,10 @@ class Router:
         on_connect: Callable[[asyncpg.Connection], None] | None = None,
     ) -> _Opening:
         """Open a router on a migrated database; it is ready when this returns, or raises what stands in the way.
-        self.metrics = metrics
 
         `listen_dsn` is a direct address where `dsn` is a pooler's. `timeout` (seconds) bounds every statement.
         `on_connect` sees each connection that leads are routed on.
         """
-        self._watch: asyncio.Task[NoReturn] | None = None
 
         async def make() -> Router:
             store = await Store.open(dsn, size=connections, timeout=timeout, on_connect=on_connect)
@@ -113,6 +113,8 @@ class Router:
                 await cache.stop()
                 await store.close()
                 raise
+            router._watch = asyncio.create_task(metrics.watch(router.gauges), name="pointsman-watch")
+            return router
 
         return _Opening(make)
 
@@ -125,13 +127,14 @@ class Router:
                 waiter.set_result(NotReady("the router is closing"))
         if self._flusher is not None:
             await asyncio.wait([self._flusher])
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
         await self.cache.stop()
         await self._store.close()
 
     # routing
 
-            router._watch = asyncio.create_task(metrics.watch(router.gauges), name="pointsman-watch")
-            return router
     async def route(self, lead_id: UUID | str, *, connection: Any = None) -> Outcome:
         """Assign the lead to exactly one buyer, or say why nobody takes it.
 
@@ -152,9 +155,6 @@ class Router:
 
     async def route_many(self, lead_ids: Sequence[UUID | str]) -> list[Answer]:
         """Route each lead, in order; an error stands in the place of its lead instead of being raised."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
         ids = [_id(lead_id) for lead_id in lead_ids]
         with self._span("pointsman.route_many"):
             answers = await asyncio.gather(*map(self._enqueue, ids))
@@ -179,6 +179,7 @@ class Router:
         try:
             while self._queue:
                 batch: dict[UUID, list[asyncio.Future[Answer]]] = {}
+                since = self._queue[0][2]
                 while self._queue and len(batch) < LARGEST_BATCH:
                     lead_id, waiter, _ = self._queue.popleft()
                     if not waiter.done():
@@ -197,9 +198,9 @@ class Router:
         except Exception as error:  # noqa: BLE001 - whatever it was, it must reach those who wait
             failure = error
         finally:
-                since = self._queue[0][2]
             for lead_id, waiters in batch.items():
                 _answer(waiters, answers.get(lead_id), failure)
+        self.metrics.flushed(len(batch), answers.values(), failure, since)
 
     async def _settle(self, lead_ids: list[UUID], answers: dict[UUID, Answer]) -> None:
         """Put an answer for each of distinct leads into `answers`; raises what concerns them all."""
@@ -218,7 +219,6 @@ class Router:
                 if len(waiting) > 1:
                     await self._settle_apart(waiting, answers)
                     return
-        self.metrics.flushed(len(batch), answers.values(), failure, since)
                 answers[waiting[0]] = error
                 if not isinstance(error, Busy | DeletedUnderClaim):
                     return
@@ -280,6 +280,16 @@ class Router:
         answers.update(settled)
         return waiting
 
+    async def _within(self, connection: Connection, lead_id: UUID) -> Answer:
+        """Route inside a caller's transaction, and count what came of it."""
+        since = perf_counter()
+        try:
+            answer: Answer = await self._route_within(connection, lead_id)
+        except PointsmanError as error:
+            answer = error
+        self.metrics.answered((answer,), since)
+        return answer
+
     async def _route_within(self, connection: Connection, lead_id: UUID) -> Outcome:
         """Route inside a caller's transaction; it may be rolled back, so nothing of it is remembered."""
         if not connection.is_in_transaction():
@@ -290,6 +300,7 @@ class Router:
             raise UnsuitableTransaction(f"the transaction cannot carry a decision: {fault}")
         for attempt in range(1, PLAIN_TRIES + 1):
             answers: dict[UUID, Answer] = {}
+            self.metrics.tried(attempt - 1)
             try:
                 with translated():
                     async with self._store.savepoint(connection):
@@ -330,16 +341,20 @@ class Router:
         indexes = await self.cache.at_least(version, connection)
         question = Question(_candidates(indexes, leads), micros(reading.now))
         return question.answered(*await self._store.state(connection, question.arguments()))
-    async def _within(self, connection: Connection, lead_id: UUID) -> Answer:
-        """Route inside a caller's transaction, and count what came of it."""
-        since = perf_counter()
-        try:
-            answer: Answer = await self._route_within(connection, lead_id)
-        except PointsmanError as error:
-            answer = error
-        self.metrics.answered((answer,), since)
-        return answer
 
+    async def _read(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
+        since = perf_counter()
+        with self._span("pointsman.read"):
+            reading = await self._store.read_leads(connection, lead_ids)
+        self.metrics.took(self.metrics.read, since)
+        return reading
+
+    def _decide(self, leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State) -> Batch:
+        since = perf_counter()
+        with self._span("pointsman.decide"):
+            batch = _decided(leads, indexes, reading, seen, self._beliefs)
+        self.metrics.took(self.metrics.decide, since)
+        return batch
 
     async def _claim(self, connection: Connection, batch: Batch, *, reread: bool) -> Claimed:
         """Claim a batch, in the short form for a lone lead at its first try; what that refuses the next try settles."""
@@ -357,7 +372,6 @@ class Router:
 
     def _learn(self, batch: Batch, claimed: Claimed) -> None:
         if claimed.failed is not None and "missing" in claimed.failed:
-            self.metrics.tried(attempt - 1)
             self._beliefs.forget(batch)
         elif claimed.failed is None or "leads" in claimed.failed:
             self._beliefs.learn(batch, claimed)
@@ -399,20 +413,6 @@ class Router:
             return await self._record(connection, decision_id)
 
     async def decisions(self, lead_id: UUID) -> list[Record]:
-    async def _read(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
-        since = perf_counter()
-        with self._span("pointsman.read"):
-            reading = await self._store.read_leads(connection, lead_ids)
-        self.metrics.took(self.metrics.read, since)
-        return reading
-
-    def _decide(self, leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State) -> Batch:
-        since = perf_counter()
-        with self._span("pointsman.decide"):
-            batch = _decided(leads, indexes, reading, seen, self._beliefs)
-        self.metrics.took(self.metrics.decide, since)
-        return batch
-
         """The records of a lead, newest first; raises `LeadNotFound` where there is neither lead nor record."""
         async with self._store.connection() as connection:
             records = await self._store.decisions(connection, lead_id)
@@ -468,6 +468,15 @@ class Router:
         """What `GET /v1/cache` answers."""
         return self.cache.status()
 
+    def gauges(self) -> Gauges:
+        """What is true now of cache, connections and queue."""
+        return Gauges(**self.cache.gauges(), connections=self._store.connections(), queued=len(self._queue))
+
+    def exposition(self) -> bytes:
+        """What `GET /metrics` answers."""
+        self.metrics.refresh(self.gauges())
+        return self.metrics.exposition()
+
 
 async def _remembered(store: Store) -> Beliefs:
     """Current usage and positions, so that a new router's first claims mostly hold."""
@@ -520,15 +529,6 @@ def _decided(leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: St
     for lead in leads:
         batch.add(decide(lead, indexes, batch, at))
     return batch
-    def gauges(self) -> Gauges:
-        """What is true now of cache, connections and queue."""
-        return Gauges(**self.cache.gauges(), connections=self._store.connections(), queued=len(self._queue))
-
-    def exposition(self) -> bytes:
-        """What `GET /metrics` answers."""
-        self.metrics.refresh(self.gauges())
-        return self.metrics.exposition()
-
 
 
 def _taken_up(batch: Batch, claimed: Claimed, answers: dict[UUID, Answer]) -> list[UUID]:
