@@ -26,12 +26,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from pointsman import check as lint
 from pointsman import logs
 from pointsman import migrate as schema
 from pointsman import prune as pruning
 from pointsman import replay as proof
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
+from pointsman.findings import Level
 from pointsman.model import Exclusion, Explanation, Outcome, Ranked
+from pointsman.report import draw_checked, draw_owned, stages
 from pointsman.router import Router
 from pointsman.sentences import headline, sentence
 from pointsman.settings import ApiKey, Scope, Settings, read_settings
@@ -287,6 +290,49 @@ def prune(
         _print(f"history begins with config version {pruned.horizon}")
 
 
+@app.command("check")
+def check_configuration(
+    who_owns: Annotated[
+        str | None, typer.Option(metavar="POSTAL", help="Answer who owns this postal code for an offer, and why.")
+    ] = None,
+    offer: Annotated[str | None, typer.Option(metavar="ID", help="The offer that is asked about.")] = None,
+    market: Annotated[
+        str | None, typer.Option(metavar="ID", help="The market, where the offer is for several.")
+    ] = None,
+    city: Annotated[str | None, typer.Option(help="The city, for exclusivities that hold one.")] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="INSTANT", help="An instant instead of now: 2026-07-01T09:00Z, or an age: 2d.")
+    ] = None,
+    level: Annotated[Level, typer.Option(help="Show findings down to this level.")] = Level.NOTICE,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for a warning too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look through the configuration for what loses leads or money; or say who owns a postal code.
+
+    Exit code 1 when there is an error (with --strict, a warning).
+
+    Example: pointsman check --level warning
+    Example: pointsman check --who-owns 60614 --offer 6f1e0c9e-3c2f-4a55-9d6f-1b1f6f0e2a10
+    """
+    asked = _place(who_owns, offer, market, city, at)
+    with _database(read_settings()) as dsn:
+        if asked is not None:
+            owned = _run(lint.who_owns(dsn, *asked))
+            if as_json:
+                _print_json(lint.owned_json(owned))
+            else:
+                draw_owned(out, owned)
+            return
+        with stages(err) as progress:
+            checked = _run(lint.check(dsn, progress))
+    if as_json:
+        _print_json(lint.checked_json(checked, level))
+    else:
+        draw_checked(out, checked, level)
+    if checked.fails(strict=strict):
+        raise typer.Exit(FOUND_SOMETHING)
+
+
 @keys.command("new")
 def new_key(
     name: Annotated[str, typer.Argument(help="Who will use the key; the service names it in its answers.")],
@@ -363,6 +409,28 @@ async def _explain(dsn: str, subject: UUID | int) -> Explanation:
 
 def _subject(text: str) -> UUID | int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else _lead_id(text)
+
+
+def _place(
+    postal_code: str | None, offer: str | None, market: str | None, city: str | None, at: str | None
+) -> tuple[lint.Place, datetime | None] | None:
+    """The place and the instant that --who-owns asks about, None where it does not ask."""
+    if postal_code is None:
+        for name, value in (("--offer", offer), ("--market", market), ("--city", city), ("--at", at)):
+            if value is not None:
+                raise CannotRun(f"{name} belongs to --who-owns; give a postal code too")
+        return None
+    if offer is None:
+        raise CannotRun("--who-owns needs the offer that is asked about; give its id with --offer")
+    market_id = None if market is None else _row_id(market, "market")
+    return lint.Place(_row_id(offer, "offer"), postal_code, market_id, city), _instant(at)
+
+
+def _row_id(text: str, what: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise CannotRun(f"`{text}` is no id of a {what}; ids are UUIDs") from None
 
 
 def _lead_id(text: str) -> UUID:
