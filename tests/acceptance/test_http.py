@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import re
 import signal
 import sys
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from builders import MARKET, enroll, make_buyer, make_candidate, make_exclusivity, make_lead, make_offer, make_policy
 from fastapi import Depends, FastAPI
+from http_client import assert_problem, client_of, serving
 
 from pointsman import errors
 from pointsman.api import TheRouter, create_app, lifespan, routes
@@ -39,16 +39,6 @@ OUTCOME_KEYS = [
     "decided_at",
     "flags",
 ]
-
-
-@contextlib.asynccontextmanager
-async def client_of(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service", **options) as client,
-    ):
-        yield client
 
 
 @contextlib.asynccontextmanager
@@ -78,16 +68,6 @@ class Feed:
 
     def __init__(self, state: FeedState, version: int | None) -> None:
         self.state, self.version = state, version
-
-
-def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    found: dict[str, Any] = answer.json()
-    assert (status, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
-    assert list(found)[:4] == ["type", "title", "status", "detail"]
-    assert (f"urn:pointsman:problem:{slug}", status) == (found["type"], found["status"])
-    assert found["title"]
-    assert found["detail"]
-    return found
 
 
 # outcomes
@@ -499,30 +479,6 @@ async def test_routes_without_a_lifespan_say_what_is_missing() -> None:
 
 
 # as a process
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    database: str, *arguments: str, **variables: str
-) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    """`pointsman serve` on a free port; its address is read from the line that it prints."""
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "pointsman", "serve", "--port", "0", *arguments),
-        env={**settings, "POINTSMAN_DATABASE_URL": database, **variables},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    try:
-        line = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
-        match = re.search(r"http://\S+:\d+", line)
-        assert match, line
-        yield match[0], process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
