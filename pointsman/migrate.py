@@ -492,7 +492,8 @@ async def _write_baseline(connection: asyncpg.Connection, host: str, due: list[s
             version,
         )
         if not first:
-            # what changed while a table was not attached is known to nobody: whoever follows the feed loads it anew
+            await _tell_to_load_anew(connection)
+            # what changed while a table was not attached is known to nobody: replay starts anew from here
             await connection.execute(
                 "insert into pointsman.config_log (change_set, rel, op, key) "
                 "select $1, rel, 't', '' from unnest($2::text[]) rel",
@@ -506,6 +507,18 @@ async def _write_baseline(connection: asyncpg.Connection, host: str, due: list[s
         await connection.execute("select pg_notify('pointsman', '')")
     report(f"wrote the baseline: config version {version}")
     return version
+
+
+async def _tell_to_load_anew(connection: asyncpg.Connection) -> None:
+    """Log, under a version that is taken at commit, that no table of a cache may be believed any more.
+
+    The baseline itself comes too late for whoever follows the feed: its version is as old as its snapshot, and others
+    have committed and been followed since. The blank table concerns caches alone; for the history no row is gone.
+    """
+    await connection.execute(
+        "with signal as (insert into pointsman.config_commit default values returning change_set) "
+        "insert into pointsman.config_log (change_set, rel, op, key) select change_set, '', 't', '' from signal"
+    )
 
 
 @asynccontextmanager

@@ -22,7 +22,8 @@ from pointsman.claim import Batch, Beliefs, Question
 from pointsman.engine.capacity import Counter, State
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, decide
-from pointsman.engine.explain import explain
+from pointsman.engine.explain import Standing, explain
+from pointsman.engine.nearest import with_nearest
 from pointsman.engine.record import read_state, redecide
 from pointsman.errors import (
     Busy,
@@ -36,12 +37,28 @@ from pointsman.errors import (
     UnsuitableTransaction,
 )
 from pointsman.metrics import Gauges, Metrics
-from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
-from pointsman.store import Claimed, Connection, DeletedUnderClaim, LeadRow, Reading, Store, Version, translated
+from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, ReasonCode, Record, instant, micros
+from pointsman.store import (
+    Claimed,
+    Connection,
+    DeletedUnderClaim,
+    LeadRow,
+    LostWhileReading,
+    Reading,
+    Store,
+    Version,
+    translated,
+)
 
 PLAIN_TRIES = 2
 """Tries without holding configuration still: on beliefs, then on what was read."""
 LARGEST_BATCH = 500
+DEAD_CONNECTIONS = 8
+"""How many connections in a row may turn out to be dead before the database is said to be away."""
+HELD_SECONDS = 0.15
+"""How long a lead may be held before it is left to its holder, as long as the claim waits for one."""
+PATIENCE_SECONDS = 2.0
+"""How long a batch that somebody's locks keep from being claimed is told apart, while others queue behind it."""
 
 Answer = Outcome | PointsmanError
 log = structlog.get_logger()
@@ -202,12 +219,14 @@ class Router:
                 _answer(waiters, answers.get(lead_id), failure)
         self.metrics.flushed(len(batch), answers.values(), failure, since)
 
-    async def _settle(self, lead_ids: list[UUID], answers: dict[UUID, Answer]) -> None:
-        """Put an answer for each of distinct leads into `answers`; raises what concerns them all."""
+    async def _settle(self, lead_ids: list[UUID], answers: dict[UUID, Answer], *, until: float = float("inf")) -> None:
+        """Put an answer for each of distinct leads into `answers`; raises what concerns them all.
+
+        After `until` (the loop's time) a batch that fails for somebody's locks is parted no further.
+        """
         waiting = lead_ids
-        for attempt in range(PLAIN_TRIES + 1):
-            if not waiting:
-                return
+        attempt, lost = 0, 0
+        while waiting and attempt <= PLAIN_TRIES:
             self.metrics.tried(attempt)
             try:
                 async with self._store.connection() as connection:
@@ -215,21 +234,53 @@ class Router:
                         waiting = await self._try(connection, waiting, answers, reread=attempt > 0)
                     else:
                         waiting = await self._last_resort(connection, waiting, answers)
+            except LostWhileReading:
+                lost += 1
+                if lost > DEAD_CONNECTIONS:
+                    raise
+                continue  # the server has ended it while it lay idle, and nothing had been asked of it
             except (Busy, DatabaseUnfit, Refused) as error:
                 if len(waiting) > 1:
-                    await self._settle_apart(waiting, answers)
+                    await self._settle_apart(waiting, answers, error, until)
                     return
                 answers[waiting[0]] = error
                 if not isinstance(error, Busy | DeletedUnderClaim):
                     return
+            attempt += 1
         for lead_id in waiting:
             answers.setdefault(lead_id, Busy("what this lead needs did not hold still long enough"))
 
-    async def _settle_apart(self, lead_ids: list[UUID], answers: dict[UUID, Answer]) -> None:
-        """Halve a batch that fails as a whole, until the lead that makes it fail stands alone."""
+    async def _settle_apart(
+        self, lead_ids: list[UUID], answers: dict[UUID, Answer], error: PointsmanError, until: float
+    ) -> None:
+        """Halve a batch that fails as a whole, until the lead that makes it fail stands alone.
+
+        Leads that somebody holds are found at once: each of them would cost a wait of its own, and whoever queues
+        behind this batch would wait for them all.
+        """
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, Busy):
+            if now > until:
+                _leave(lead_ids, error, answers)
+                return
+            if held := await self._held(lead_ids):
+                until = min(until, now + PATIENCE_SECONDS)
+                await self._settle([lead_id for lead_id in lead_ids if lead_id not in held], answers, until=until)
+                await asyncio.sleep(HELD_SECONDS)
+                still_held = await self._held(held)
+                _leave(still_held, error, answers)
+                await self._settle([lead_id for lead_id in held if lead_id not in still_held], answers, until=until)
+                return
+        until = min(until, now + PATIENCE_SECONDS)
         middle = len(lead_ids) // 2
-        await self._settle(lead_ids[:middle], answers)
-        await self._settle(lead_ids[middle:], answers)
+        await self._settle(lead_ids[:middle], answers, until=until)
+        await self._settle(lead_ids[middle:], answers, until=until)
+
+    async def _held(self, lead_ids: list[UUID]) -> list[UUID]:
+        """The leads that somebody else has locked at this moment, in their order."""
+        async with self._store.connection() as connection:
+            held = await self._store.held_leads(connection, lead_ids)
+        return [lead_id for lead_id in lead_ids if lead_id in held]
 
     async def _try(
         self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer], *, reread: bool
@@ -255,8 +306,10 @@ class Router:
     ) -> list[UUID]:
         """Decide while no configuration can commit and nobody else can touch what the leads rest on."""
         settled: dict[UUID, Answer] = {}
+        await self.cache.catch_up(connection)  # not under the seal: a large change would take longer than that may last
         async with connection.transaction():
             await self._store.share_seal(connection)
+            await self._store.lock_leads(connection, lead_ids)  # or what is held for them could be for other fields
             reading = await self._read(connection, lead_ids)
             leads = _open_leads(lead_ids, reading, settled)
             if not leads:
@@ -269,10 +322,6 @@ class Router:
                 connection, [version.number, [lead.id for lead in leads], *question.arguments()]
             )
             state = question.answered(*held)
-            settled.clear()
-            reading = await self._store.read_leads(connection, lead_ids)  # under the locks
-            leads = _open_leads(lead_ids, reading, settled)
-            indexes = await self.cache.at_least(version, connection)
             batch = self._decide(leads, indexes, reading, state)
             claimed = await self._claim(connection, batch, reread=True)
             waiting = _taken_up(batch, claimed, settled)
@@ -400,7 +449,9 @@ class Router:
                 version = Version(indexes.version, indexes.token)  # moved while the state was read
             decision = decide(leads[0], indexes, state, micros(reading.now))
             outcome = _outcome(decision, indexes.version, None, leads[0].status)
-            return Explanation(outcome, *explain(decision, indexes, state))
+            standing = explain(decision, indexes, state)
+            missing = await self._store.missing_balance(connection, _short_of_balance(standing))
+            return Explanation(outcome, *with_nearest(standing, decision, indexes, state, missing))
 
     async def explain_decision(self, decision_id: int) -> Explanation:
         """What a recorded decision was decided from, recomputed; raises `DecisionNotFound`, `HistoryPruned`."""
@@ -448,7 +499,7 @@ class Router:
             record.decided_at,
             record.flags,
         )
-        return Explanation(outcome, *explain(decision, indexes, around))
+        return Explanation(outcome, *with_nearest(explain(decision, indexes, around), decision, indexes, around))
 
     async def _indexes_at(self, connection: Connection, record: Record) -> Indexes:
         """What the record's decision could look at, as it was at its config version."""
@@ -509,6 +560,15 @@ def _settled(lead_id: UUID, row: LeadRow) -> Answer:
     if lead.buyer_id is None:
         return Outcome(lead_id, OutcomeKind.NOT_VALIDATED, None, None, lead.status)
     return Outcome(lead_id, OutcomeKind.ALREADY_ROUTED, None, lead.buyer_id, lead.status, *(assignment or ()))
+
+
+def _short_of_balance(standing: Standing) -> list[UUID]:
+    """The buyers that lack nothing but balance."""
+    return [
+        excluded.buyer_id
+        for excluded in standing.excluded
+        if [reason.code for reason in excluded.reasons] == [ReasonCode.BELOW_MIN_BALANCE]
+    ]
 
 
 def _known(version: Version | None) -> Version:
@@ -576,6 +636,12 @@ def _log(lead_id: UUID, answer: Answer) -> None:
         decision_id=answer.decision_id,
         config_version=answer.config_version,
     )
+
+
+def _leave(lead_ids: Iterable[UUID], error: PointsmanError, answers: dict[UUID, Answer]) -> None:
+    """Answer leads that have no answer yet with `error`."""
+    for lead_id in lead_ids:
+        answers.setdefault(lead_id, error)
 
 
 def _answer(waiters: Iterable[asyncio.Future[Answer]], answer: Answer | None, failure: Exception) -> None:

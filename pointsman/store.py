@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -40,6 +41,7 @@ _AWAY = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
+_LOST = (ConnectionError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 _UNFIT = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -76,6 +78,10 @@ Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
 class DeletedUnderClaim(Refused):
     """Something that the lead's assignment points to was deleted in the meantime."""
+
+
+class LostWhileReading(StoreUnavailable):
+    """The connection was found dead before anything was written on it."""
 
 
 class Version(NamedTuple):
@@ -249,8 +255,11 @@ class Store:
     # leads
 
     async def read_leads(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
-        """The leads in the order of `lead_ids`; one round trip."""
-        rows = await connection.fetch(self._sql["read_leads"], lead_ids)
+        """The leads in the order of `lead_ids`; one round trip. Raises `LostWhileReading` on a dead connection."""
+        try:
+            rows = await connection.fetch(self._sql["read_leads"], lead_ids)
+        except _LOST as error:
+            raise LostWhileReading(f"the database cannot be reached: {_message(error)}") from error
         first = rows[0]
         version = None if first["version"] is None else Version(first["version"], first["token"])
         return Reading([_lead_row(row) for row in rows], version, first["now"])
@@ -297,10 +306,25 @@ class Store:
         """Keep configuration from committing until the open transaction ends."""
         await connection.fetchrow(self._sql["share_seal"])
 
+    async def lock_leads(self, connection: Connection, lead_ids: Sequence[UUID]) -> None:
+        """Lock leads until the open transaction ends, so that nothing moves what is read of them."""
+        await connection.fetch(self._sql["lock_leads"], lead_ids)
+
+    async def held_leads(self, connection: Connection, lead_ids: Sequence[UUID]) -> set[UUID]:
+        """The leads of `lead_ids` that somebody else has locked at this moment."""
+        return {row["id"] for row in await connection.fetch(self._sql["held_leads"], lead_ids)}
+
     async def hold(self, connection: Connection, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:
         """Lock all that leads could be compared on; true usage and positions. The arguments are those of `hold_1`."""
         row = await self._row(connection, "hold", *arguments)
         return row["used"], row["positions"]
+
+    async def missing_balance(self, connection: Connection, buyer_ids: Sequence[UUID]) -> dict[UUID, Decimal | None]:
+        """How much each buyer lacks of its minimum balance, None where its balance is not known."""
+        if not buyer_ids:
+            return {}
+        rows = await connection.fetch(self._sql["missing_balance"], buyer_ids)
+        return {row["id"]: None if (amount := row["amount"]) is None or amount.is_nan() else amount for row in rows}
 
     # routing state
 

@@ -14,6 +14,7 @@ from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -27,6 +28,11 @@ from pointsman.engine.record import digest, head, read_state, redecide
 from pointsman.engine.zones import Window
 from pointsman.model import Lead, micros
 
+LOG = """
+select c.version, c.token, c.change_set, l.rel, l.op::text, l.key, l.row::text as image
+from pointsman.config_commit c left join pointsman.config_log l using (change_set)
+where c.version is not null order by c.version, l.seq
+"""
 IDS = {"id", "offer_id", "vertical_id", "market_id", "buyer_id"}
 ENOUGH = 100
 """Violations after which the search ends: what is wrong so often is wrong for one reason."""
@@ -109,21 +115,31 @@ class Past:
 class History:
     """The configuration, moved on version by version as the log has it."""
 
-    def __init__(self, log: list[asyncpg.Record]) -> None:
-        self._log = log
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._cursor: Any = None
+        self._log: list[asyncpg.Record] = []
         self._place = 0
+        self.versions: dict[int, int] = {}
         self.indexes = Indexes(0, UUID(int=0))
         self.rows: dict[str, dict[str, str]] = {table: {} for table in TABLES}
         self.faults: list[str] = []
 
-    def move_to(self, version: int) -> None:
+    async def move_to(self, version: float) -> None:
         """Apply every entry up to `version`."""
-        while self._place < len(self._log) and self._log[self._place]["version"] <= version:
-            entry = self._log[self._place]
+        while (entry := await self._next()) and entry["version"] <= version:
             self._place += 1
-            if entry["rel"] is not None:
+            if entry["rel"]:
                 self._apply(entry)
             self.indexes.version, self.indexes.token = entry["version"], entry["token"]
+            self.versions[entry["change_set"]] = entry["version"]
+
+    async def _next(self) -> asyncpg.Record | None:
+        if self._place == len(self._log):
+            if self._cursor is None:
+                self._cursor = await self._connection.cursor(LOG)
+            self._log, self._place = await self._cursor.fetch(10_000), 0
+        return self._log[self._place] if self._log else None
 
     def _apply(self, entry: asyncpg.Record) -> None:
         table, op, key, image, version = (entry[name] for name in ("rel", "op", "key", "image", "version"))
@@ -155,15 +171,10 @@ async def violations(connection: asyncpg.Connection, witness: Witness | None = N
 
 async def _violations(connection: asyncpg.Connection, witness: Witness | None) -> AsyncIterator[str]:
     decisions = await connection.fetch("select * from pointsman.decisions order by id")
-    log = await connection.fetch(
-        "select c.version, c.token, c.change_set, l.rel, l.op::text, l.key, l.row::text as image"
-        " from pointsman.config_commit c left join pointsman.config_log l using (change_set)"
-        " where c.version is not null order by c.version, l.seq"
-    )
-    past, history = Past(decisions), History(log)
-    for line in _wrong_decisions(decisions, past, history):
+    past, history = Past(decisions), History(connection)
+    async for line in _wrong_decisions(decisions, past, history):
         yield line
-    history.move_to(log[-1]["version"] if log else 0)
+    await history.move_to(inf)
     for line in history.faults:
         yield line
     async for line in _wrong_log(connection, history):
@@ -173,17 +184,16 @@ async def _violations(connection: asyncpg.Connection, witness: Witness | None) -
     async for line in _wrong_rows(connection):
         yield line
     if witness is not None:
-        versions = {row["change_set"]: row["version"] for row in log}
-        for line in _wrong_testimony(witness, {row["id"]: row for row in decisions}, versions):
+        for line in _wrong_testimony(witness, {row["id"]: row for row in decisions}, history.versions):
             yield line
 
 
 # decisions
 
 
-def _wrong_decisions(decisions: list[asyncpg.Record], past: Past, history: History) -> Iterator[str]:
+async def _wrong_decisions(decisions: list[asyncpg.Record], past: Past, history: History) -> AsyncIterator[str]:
     for row in sorted(decisions, key=lambda row: (row["config_version"], row["id"])):
-        history.move_to(row["config_version"])
+        await history.move_to(row["config_version"])
         for line in _wrong(row, history.indexes, past):
             yield f"decision {row['id']}: {line}"
 

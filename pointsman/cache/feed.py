@@ -18,7 +18,7 @@ import asyncpg
 import structlog
 
 from pointsman.cache.indexes import TABLES, Change, Indexes
-from pointsman.errors import DatabaseUnfit, NotReady, PointsmanError
+from pointsman.errors import DatabaseUnfit, NotReady
 from pointsman.metrics import Metrics
 from pointsman.store import Connection, RowImage, Store, Version, translated
 
@@ -155,7 +155,24 @@ class Cache:
                 elif current is not None and current.number > indexes.version:
                     with self._metrics.catching_up.time():
                         await self._apply(connection, indexes)
-            self._proven_at = asked_at
+            self._proven_at = max(self._proven_at, asked_at)
+
+    async def _is_newest(self, connection: Connection) -> bool:
+        """Prove that there is nothing to catch up with, without keeping anyone waiting who has.
+
+        A connection that has gone silent answers nothing until its deadline, and who routes waits for the lock of
+        `catch_up`, not for that.
+        """
+        asked_at, indexes = time.monotonic(), self._indexes
+        if indexes is None or not self._is_whole:
+            return False
+        version = Version(indexes.version, indexes.token)
+        with translated():
+            current, is_known = await self._store.history(connection, version)
+        if current != version or not is_known:
+            return False
+        self._proven_at = max(self._proven_at, asked_at)
+        return True
 
     def _has(self, version: Version) -> bool:
         indexes = self._indexes
@@ -233,7 +250,8 @@ class Cache:
         try:
             while True:
                 self._doorbell.clear()
-                await self.catch_up(listener)
+                if not await self._is_newest(listener):
+                    await self.catch_up(listener)
                 poll = random.uniform(*POLL_SECONDS)  # noqa: S311 - spreads routers out, guards nothing
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(poll):  # not wait_for, which loses a cancellation in Python 3.11
@@ -264,5 +282,5 @@ class Cache:
             pause = min(2 * pause, BACKOFF_SECONDS[1])
             try:
                 return await self._listen(), pause
-            except (PointsmanError, OSError, asyncpg.PostgresError) as error:
+            except Exception as error:  # noqa: BLE001 - as above: nothing else would ever connect again
                 log.warning("the database is away", error=str(error))

@@ -32,6 +32,7 @@ class Writers:
         self.done: Counter[str] = Counter()
         self.faults: list[str] = []
         self.stopped = asyncio.Event()
+        self._next_import = 0.0
 
     async def write(self, number: int) -> None:
         """Be one writer, and connect again whenever the connection is lost."""
@@ -57,7 +58,7 @@ class Writers:
             (self._enroll_again, 15),
             (self._swap_policy, 8),
             (self._exclusivities, 6),
-            (self._import_areas, 2),
+            (self._import_areas, 4),
             (self._several, 8),
             (self._bill, 10),
             (self._cross_the_floor, 4),
@@ -142,7 +143,10 @@ class Writers:
             )
 
     async def _import_areas(self, connection: asyncpg.Connection, rnd: random.Random) -> None:
-        """Replace all that an earlier import brought, in one transaction."""
+        """Replace all that an earlier import brought, in one transaction; now and then."""
+        if time.monotonic() < self._next_import:
+            return
+        self._next_import = time.monotonic() + self._areas / 10_000
         buyer = rnd.choice(self._world.buyers)
         await connection.execute("delete from buyer_service_areas where buyer_id = $1 and scope = 'city'", buyer)
         await connection.copy_records_to_table(

@@ -250,3 +250,9 @@ def test_positions_go_to_those_compared_in_order_of_buyers():
 def test_positions_of_others_than_those_compared_are_not_used():
     world = make_world(candidate(1), candidate(2), rules=make_rules(strategy={"kind": "rotation"}))
     assert redecide(make_lead(), world, StoredState({}, [8]), NOON, State()).winner.buyer_id == ONE
+
+
+def test_a_counter_of_nobody_who_covers_the_lead_is_not_used():
+    world, state = make_world(candidate(1, hourly_cap=2)), State()
+    again = redecide(make_lead(), world, StoredState({1: 9, 2: 9, 3: 9, 400: 9}, []), NOON, state)
+    assert (ONE, {}) == (again.winner.buyer_id, state.used)
