@@ -11,7 +11,7 @@ import pytest
 from pointsman import Router
 from pointsman.engine.strategy import lead_hash
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound
-from pointsman.model import Explanation, Outcome, Ranked
+from pointsman.model import Explanation, Outcome
 from tests.builders import (
     MARKET,
     VERTICAL,
@@ -83,10 +83,21 @@ async def test_eligible_are_listed_in_rank_order_with_what_ranked_them(
     expected = Outcome(lead, "routed", None, first, "routed", None, policy, 4, await version(connection), NOON, ())
     # the lead is not routed yet, and its status is the one it has
     assert Outcome(**{**_fields(expected), "status": "validated"}) == explanation.outcome
-    assert (
-        Ranked(first, 1, 10, 1, 60, position, f"{lead_hash(lead, first, b''):016x}"),
-        Ranked(second, 2, 20, 3, None, None, f"{lead_hash(lead, second, b''):016x}"),
-    ) == explanation.eligible
+    assert [
+        (first, 1, 10, 1, 60, position, f"{lead_hash(lead, first, b''):016x}"),
+        (second, 2, 20, 3, None, None, f"{lead_hash(lead, second, b''):016x}"),
+    ] == [
+        (
+            ranked.buyer_id,
+            ranked.rank,
+            ranked.priority_rank,
+            ranked.weight,
+            ranked.sla_response_seconds,
+            ranked.position,
+            ranked.lead_hash,
+        )
+        for ranked in explanation.eligible
+    ]
     assert () == explanation.excluded
 
 
