@@ -10,9 +10,10 @@ from uuid import UUID
 
 from pointsman import engine
 from pointsman.engine import geo, record, zones
-from pointsman.engine.capacity import NOBODY, Cap, Counter, State, caps
-from pointsman.engine.configuration import Enrollment, Fault
+from pointsman.engine.capacity import Cap, Counter, CounterKey, State, caps
+from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision
+from pointsman.engine.faults import Fault
 from pointsman.store import Claimed, Version
 
 VERSIONS = (engine.__version__, zones.TZDATA_VERSION, geo.UNICODE_VERSION)
@@ -43,7 +44,7 @@ class Beliefs(State):
 
     def __init__(self) -> None:
         super().__init__()
-        self.since: dict[Counter, int] = {}
+        self.since: dict[CounterKey, int] = {}
 
     def learn(self, batch: Batch, claimed: Claimed) -> None:
         """Take over what the claim saw and what it added."""
@@ -102,15 +103,14 @@ class Batch(State):
         self._now = now
         self._seen = seen
         self._known = known
-        self._ahead: dict[Counter, int] = {}
+        self._ahead: dict[CounterKey, int] = {}
         self._last_win: dict[Turn, int] = {}
         self._counters: dict[Counter, Cap] = {}
         self._turns: dict[Turn, int] = {}
         self._uses: list[tuple[int, Counter, bool, int, int]] = []
         self._compares: list[tuple[int, Turn, int]] = []
 
-    def usage(self, cap: Cap) -> int:
-        counter = cap.counter
+    def usage(self, counter: CounterKey) -> int:
         return self._seen.used.get(counter, 0) + self._ahead.get(counter, 0)
 
     def position(self, enrollment: Enrollment) -> int:

@@ -28,8 +28,8 @@ from asyncpg.pgproto import pgproto
 from pointsman import engine
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.claim import VERSIONS, counter_arrays
-from pointsman.engine.capacity import NOBODY, Cap, Counter, State
-from pointsman.engine.configuration import Enrollment
+from pointsman.engine.capacity import Cap, Counter, State
+from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision
 from pointsman.engine.policy import Policy
 from pointsman.engine.record import StoredState, digest, head, name, places, read_state, redecide
@@ -393,18 +393,6 @@ class Again(NamedTuple):
     problem: str = ""
 
 
-class Recorded(State):
-    """The state of a record, mostly of a few counters: who is not in it was never used, never served."""
-
-    __slots__ = ()
-
-    def usage(self, cap: Cap) -> int:
-        return self.used.get(cap.counter, 0) if self.used else 0
-
-    def position(self, enrollment: Enrollment) -> int:
-        return self.positions.get((enrollment.buyer_id, enrollment.offer_id), 0) if self.positions else 0
-
-
 def instant_of(row: asyncpg.Record) -> int:
     """The instant of a record; infinities, which only a row that was tampered with has, come without UTC."""
     decided_at: datetime = row["decided_at"]
@@ -421,7 +409,7 @@ def again(row: asyncpg.Record, indexes: Indexes) -> Again:
     stored = StoredState({}, ())
     try:
         stored = read_state(row["state"])
-        decision = redecide(lead_of(row), indexes, stored, instant_of(row), Recorded())
+        decision = redecide(lead_of(row), indexes, stored, instant_of(row), State())
     except (ValueError, ArithmeticError) as error:
         return Again(row, indexes, stored, None, str(error))
     return Again(row, indexes, stored, decision)

@@ -21,8 +21,8 @@ from uuid import UUID
 import asyncpg
 
 from pointsman.cache.indexes import TABLES, Change, Indexes
-from pointsman.engine.capacity import NOBODY, Cap, State, caps
-from pointsman.engine.configuration import Buyer, Enrollment
+from pointsman.engine.capacity import Cap, State, caps
+from pointsman.engine.configuration import NOBODY, Buyer, Enrollment
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.record import digest, head, read_state, redecide
 from pointsman.engine.zones import Window

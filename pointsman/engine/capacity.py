@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from pointsman.engine.configuration import Enrollment, Fault
+from pointsman.engine.configuration import NOBODY, Enrollment
+from pointsman.engine.faults import Fault
 from pointsman.engine.zones import Window
 
-NOBODY = UUID(int=0)
-"""Stands for the offer where a counter is the buyer's own, over all its offers."""
+CounterKey = tuple[UUID, UUID, str, int]
+"""A `Counter`, or a plain tuple that equals one: buyer, offer, kind, start."""
 
 
 class Counter(NamedTuple):
@@ -47,12 +48,12 @@ class State:
     __slots__ = ("positions", "used")
 
     def __init__(self) -> None:
-        self.used: dict[Counter, int] = {}
+        self.used: dict[CounterKey, int] = {}
         self.positions: dict[tuple[UUID, UUID], int] = {}
 
-    def usage(self, cap: Cap) -> int:
-        """Leads already counted in the window of `cap`."""
-        return self.used.get(cap.counter, 0)
+    def usage(self, counter: CounterKey) -> int:
+        """Leads already counted there."""
+        return self.used.get(counter, 0)
 
     def position(self, enrollment: Enrollment) -> int:
         """The id of the decision that last served `enrollment`, 0 before its first turn."""
@@ -64,17 +65,20 @@ def caps(enrollment: Enrollment, at: int) -> Iterator[Cap]:
     buyer = enrollment.buyer
     if buyer is None or buyer.zone is None:
         return
-    own, shared = enrollment.caps, buyer.caps
     changed = max(enrollment.changed, buyer.changed)  # the windows of both are the buyer's
-    if own.hourly is not None or shared.hourly is not None:
-        hour = buyer.zone.hour(at)
-        if own.hourly is not None:
-            yield Cap(Fault.HOURLY_CAP_OF_ENROLLMENT, buyer.id, enrollment.offer_id, own.hourly, hour, changed)
-        if shared.hourly is not None:
-            yield Cap(Fault.HOURLY_CAP_OF_BUYER, buyer.id, NOBODY, shared.hourly, hour, buyer.changed)
-    if own.daily is not None or shared.daily is not None:
-        day = buyer.zone.day(at)
-        if own.daily is not None:
-            yield Cap(Fault.DAILY_CAP_OF_ENROLLMENT, buyer.id, enrollment.offer_id, own.daily, day, changed)
-        if shared.daily is not None:
-            yield Cap(Fault.DAILY_CAP_OF_BUYER, buyer.id, NOBODY, shared.daily, day, buyer.changed)
+    for fault, kind, offer_id, limit in enrollment.limits:
+        window = buyer.zone.hour(at) if kind == "hour" else buyer.zone.day(at)
+        since = buyer.changed if offer_id == NOBODY else changed
+        yield Cap(fault, buyer.id, offer_id, limit, window, since)
+
+
+def is_full(enrollment: Enrollment, state: State, at: int) -> bool:
+    """Whether any cap that binds `enrollment` has no room as far as `state` knows."""
+    buyer = enrollment.buyer
+    if buyer is None or buyer.zone is None:
+        return False
+    for _, kind, offer_id, limit in enrollment.limits:
+        window = buyer.zone.hour(at) if kind == "hour" else buyer.zone.day(at)
+        if state.usage((buyer.id, offer_id, kind, window.start)) >= limit:
+            return True
+    return False

@@ -8,44 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import IntFlag
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from pointsman.engine import geo
+from pointsman.engine.faults import Fault
 from pointsman.engine.hours import Hours, UnknownZone, compile_hours
 from pointsman.engine.policy import Policy, read_rules
 from pointsman.engine.zones import Zone, zone
 
+NOBODY = UUID(int=0)
+"""Stands for the offer where a cap or a counter is the buyer's own, over all its offers."""
+
 Image = Mapping[str, Any]  # a driver's row or a logged one
-
-
-class Fault(IntFlag):
-    """What keeps an enrollment from a lead, as bits, in the order in which reasons are listed.
-
-    Up to `ZERO_WEIGHT` they stand in the row (`Enrollment.faults`); the later ones depend on the instant or the policy.
-    """
-
-    BUYER_MISSING = 1 << 0
-    INACTIVE = 1 << 1
-    BAD_HOURS = 1 << 2
-    BAD_ZONE_OF_HOURS = 1 << 3
-    BAD_ZONE_OF_CAPS = 1 << 4
-    BAD_HOURLY_CAP = 1 << 5
-    BAD_DAILY_CAP = 1 << 6
-    BAD_PRIORITY_RANK = 1 << 7
-    BAD_WEIGHT = 1 << 8
-    BAD_SLA = 1 << 9
-    PAUSED = 1 << 10
-    BELOW_MIN_BALANCE = 1 << 11
-    ZERO_WEIGHT = 1 << 12
-    CLOSED = 1 << 13
-    HOURLY_CAP_OF_ENROLLMENT = 1 << 14
-    HOURLY_CAP_OF_BUYER = 1 << 15
-    DAILY_CAP_OF_ENROLLMENT = 1 << 16
-    DAILY_CAP_OF_BUYER = 1 << 17
-    SLA_TOO_SLOW = 1 << 18
 
 
 class Offer(NamedTuple):
@@ -62,6 +38,15 @@ class Caps(NamedTuple):
 
     hourly: int | None
     daily: int | None
+
+
+class Limit(NamedTuple):
+    """A cap that binds an enrollment's leads; `offer_id` is `NOBODY` where it is the buyer's, over all its offers."""
+
+    fault: Fault
+    kind: str
+    offer_id: UUID
+    limit: int
 
 
 class Buyer:
@@ -103,6 +88,7 @@ class Enrollment:
         "changed",
         "enrolled_at",
         "faults",
+        "limits",
         "offer_id",
         "own_faults",
         "priority_rank",
@@ -131,6 +117,7 @@ class Enrollment:
     def belong_to(self, buyer: Buyer | None) -> None:
         """Take the buyer as it is now; None where no such buyer exists."""
         self.buyer = buyer
+        self.limits = self._limits(buyer)
         if buyer is None:
             self.faults = int(self.own_faults | Fault.BUYER_MISSING)
             return
@@ -138,6 +125,18 @@ class Enrollment:
         if buyer.zone is None and any(cap is not None for cap in (*self.caps, *buyer.caps)):
             faults |= Fault.BAD_ZONE_OF_CAPS
         self.faults = int(faults)
+
+    def _limits(self, buyer: Buyer | None) -> tuple[Limit, ...]:
+        if buyer is None or buyer.zone is None:
+            return ()
+        own, shared = self.caps, buyer.caps
+        limits = (
+            (Fault.HOURLY_CAP_OF_ENROLLMENT, "hour", self.offer_id, own.hourly),
+            (Fault.HOURLY_CAP_OF_BUYER, "hour", NOBODY, shared.hourly),
+            (Fault.DAILY_CAP_OF_ENROLLMENT, "day", self.offer_id, own.daily),
+            (Fault.DAILY_CAP_OF_BUYER, "day", NOBODY, shared.daily),
+        )
+        return tuple(Limit(fault, kind, offer_id, cap) for fault, kind, offer_id, cap in limits if cap is not None)
 
     def counts_like(self, other: Enrollment) -> bool:
         """Whether leads of both are counted under the same caps of the enrollment's own."""
@@ -173,10 +172,11 @@ def read_offer(image: Image) -> Offer:
 
 def read_area(image: Image) -> Area | None:
     """The service area of a row; None for one that covers nothing: inactive, incomplete, of a scope nobody knows."""
-    value = _value(image["scope"], image["value"])
+    scope = image["scope"]
+    value = "" if scope == "market" else _value(scope, image["value"])
     if not image["is_active"] or image["buyer_id"] is None or image["market_id"] is None or value is None:
         return None
-    return Area(image["buyer_id"], image["market_id"], image["scope"], value or None)
+    return Area(image["buyer_id"], image["market_id"], scope, value or None)
 
 
 def read_exclusivity(image: Image) -> Exclusivity | None:

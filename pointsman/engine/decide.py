@@ -72,19 +72,27 @@ def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
 
     # 3. the strategy orders them, 4. the SLA goes before it, 5. tie-breakers settle every remaining equality
     ranking = Ranking(policy.rules, lead.id, state)
-    winner = min(pool.eligible, key=ranking.key, default=None)
-
-    if winner is not None:
-        outcome, cause, takes = OutcomeKind.ROUTED, None, tuple(caps(winner, at))
-        full = _passed_over(pool, winner, held, ranking, state, at)
-        compared = _compared(pool.eligible, winner, ranking)
-    elif Flag.EXCLUSIVE in flags:
-        outcome, cause, takes = OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED, None, ()
-        full, compared = _proofs(pool.full, state, at), ()
+    if pool.eligible:
+        winner, compared = ranking.first(pool.eligible)
+        return Decision(
+            lead,
+            at,
+            OutcomeKind.ROUTED,
+            None,
+            policy,
+            winner,
+            flags,
+            tuple(caps(winner, at)),
+            _passed_over(pool, winner, held, ranking, state, at),
+            tuple(sorted(compared, key=_buyer)),
+            covering,
+        )
+    if Flag.EXCLUSIVE in flags:
+        outcome, cause = OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED, None
     else:
-        outcome, cause, takes = OutcomeKind.NO_ROUTE, Cause.NO_ELIGIBLE_BUYERS, ()
-        full, compared = _proofs(pool.full, state, at), ()
-    return Decision(lead, at, outcome, cause, policy, winner, flags, takes, full, compared, covering)
+        outcome, cause = OutcomeKind.NO_ROUTE, Cause.NO_ELIGIBLE_BUYERS
+    full = _proofs(pool.full, state, at)
+    return Decision(lead, at, outcome, cause, policy, None, flags, (), full, (), covering)
 
 
 def _no_route(lead: Lead, at: int, cause: Cause, policy: Policy | None = None) -> Decision:
@@ -129,19 +137,14 @@ def _passed_over(
 
 
 def _proofs(full: Iterable[Enrollment], state: State, at: int) -> tuple[Cap, ...]:
-    """One full cap of each; a cap of 0 is full by itself and needs no proof."""
+    """One full cap of each, in order of buyers; a cap of 0 is full by itself and needs no proof."""
     proofs = []
-    for enrollment in full:
-        reached = [cap for cap in caps(enrollment, at) if state.usage(cap) >= cap.limit]
+    for enrollment in sorted(full, key=lambda enrollment: enrollment.buyer_id.bytes):
+        reached = [cap for cap in caps(enrollment, at) if state.usage(cap.counter) >= cap.limit]
         if all(cap.limit for cap in reached):
             proofs.append(reached[0])
     return tuple(proofs)
 
 
-def _compared(eligible: Sequence[Enrollment], winner: Enrollment, ranking: Ranking) -> tuple[Enrollment, ...]:
-    """The buyers that only their turns told from the winner, and the winner, in order of buyers; none if alone."""
-    if not ranking.compares_positions or len(eligible) == 1:
-        return ()
-    place = ranking.static_key(winner)
-    equal = [enrollment for enrollment in eligible if ranking.static_key(enrollment) == place]
-    return tuple(sorted(equal, key=lambda enrollment: enrollment.buyer_id.bytes)) if len(equal) > 1 else ()
+def _buyer(enrollment: Enrollment) -> bytes:
+    return enrollment.buyer_id.bytes

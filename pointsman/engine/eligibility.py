@@ -5,26 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pointsman.engine.capacity import State, caps
-from pointsman.engine.configuration import Enrollment, Fault
+from pointsman.engine.capacity import State, caps, is_full
+from pointsman.engine.configuration import Enrollment
+from pointsman.engine.faults import Fault
 from pointsman.engine.policy import Rules
 from pointsman.model import Reason, ReasonCode, instant
-
-CAPS = (
-    Fault.HOURLY_CAP_OF_ENROLLMENT
-    | Fault.HOURLY_CAP_OF_BUYER
-    | Fault.DAILY_CAP_OF_ENROLLMENT
-    | Fault.DAILY_CAP_OF_BUYER
-)
-
-_ALWAYS = (
-    Fault.BUYER_MISSING
-    | Fault.INACTIVE
-    | Fault.BAD_ZONE_OF_CAPS
-    | Fault.BAD_HOURLY_CAP
-    | Fault.BAD_DAILY_CAP
-    | Fault.BELOW_MIN_BALANCE
-)
 
 _FIELDS = (
     ("acceptance_hours", Fault.BAD_HOURS),
@@ -44,77 +29,45 @@ class Screened(NamedTuple):
     full: list[Enrollment]
 
 
-def enforced(rules: Rules) -> int:
-    """The faults of a row that matter under `rules`, as bits."""
-    faults = _ALWAYS
-    if rules.buyer_active:
-        faults |= Fault.PAUSED
-    if rules.acceptance_hours:
-        faults |= Fault.BAD_HOURS | Fault.BAD_ZONE_OF_HOURS
-    if rules.strategy == "weighted":
-        faults |= Fault.BAD_WEIGHT | Fault.ZERO_WEIGHT
-    if "weight" in rules.order:
-        faults |= Fault.BAD_WEIGHT
-    if "priority_rank" in rules.order:
-        faults |= Fault.BAD_PRIORITY_RANK
-    if rules.sla_required or rules.sla_preferred or "sla_response_seconds" in rules.order:
-        faults |= Fault.BAD_SLA
-    return int(faults)
-
-
 def screen(covering: Iterable[Enrollment], rules: Rules, state: State, at: int) -> Screened:
     """Sort covering enrollments into those that can have the lead at `at`, and those whose caps alone forbid it."""
-    matters = enforced(rules)
-    screened = Screened([], [])
+    enforced, hours_matter, sla_required = rules.enforced, rules.acceptance_hours, rules.sla_required
+    eligible: list[Enrollment] = []
+    full: list[Enrollment] = []
     for enrollment in covering:
-        found = enrollment.faults & matters or _faults_now(enrollment, rules, at)
-        if found:
+        buyer = enrollment.buyer
+        if enrollment.faults & enforced or buyer is None:
             continue
-        if is_full(enrollment, state, at):
-            screened.full.append(enrollment)
-        else:
-            screened.eligible.append(enrollment)
-    return screened
-
-
-def is_full(enrollment: Enrollment, state: State, at: int) -> bool:
-    """Whether any cap that binds `enrollment` has no room as far as `state` knows."""
-    return any(state.usage(cap) >= cap.limit for cap in caps(enrollment, at))
+        if hours_matter and buyer.hours is not None and not buyer.hours.is_open(at):
+            continue
+        if sla_required and not is_prompt(enrollment, rules):
+            continue
+        (full if enrollment.limits and is_full(enrollment, state, at) else eligible).append(enrollment)
+    return Screened(eligible, full)
 
 
 def reasons(enrollment: Enrollment, rules: Rules, state: State, at: int) -> tuple[Reason, ...]:
     """All that keeps a covering enrollment from the lead, in the contract's order; empty for an eligible one."""
-    standing = Fault(enrollment.faults & enforced(rules))
+    standing = Fault(enrollment.faults & rules.enforced)
     if Fault.BUYER_MISSING in standing:
         return (_invalid("buyer"),)
     if Fault.INACTIVE in standing:
         return (Reason(ReasonCode.ENROLLMENT_INACTIVE),)
-    now = _faults_now(enrollment, rules, at)
+    buyer = enrollment.buyer
+    assert buyer is not None
     found = [_invalid(field) for field, faults in _FIELDS if standing & faults]
     if standing & Fault.PAUSED:
         found.append(Reason(ReasonCode.BUYER_PAUSED))
-    if now & Fault.CLOSED:
+    if rules.acceptance_hours and buyer.hours is not None and not buyer.hours.is_open(at):
         found.append(_outside_hours(enrollment, at))
     found += _full_caps(enrollment, state, at)
     if standing & Fault.BELOW_MIN_BALANCE:
         found.append(Reason(ReasonCode.BELOW_MIN_BALANCE))
-    if now & Fault.SLA_TOO_SLOW:
+    if rules.sla_required and not is_prompt(enrollment, rules):
         found.append(_too_slow(enrollment, rules))
     if standing & Fault.ZERO_WEIGHT:
         found.append(Reason(ReasonCode.ZERO_WEIGHT))
     return tuple(found)
-
-
-def _faults_now(enrollment: Enrollment, rules: Rules, at: int) -> int:
-    """The checks that the instant or the policy's own limit decides, of an enrollment with a buyer."""
-    buyer = enrollment.buyer
-    assert buyer is not None
-    found = 0
-    if rules.acceptance_hours and buyer.hours is not None and not buyer.hours.is_open(at):
-        found = int(Fault.CLOSED)
-    if rules.sla_required and not is_prompt(enrollment, rules):
-        found |= Fault.SLA_TOO_SLOW
-    return found
 
 
 def is_prompt(enrollment: Enrollment, rules: Rules) -> bool:
@@ -129,14 +82,14 @@ def _full_caps(enrollment: Enrollment, state: State, at: int) -> list[Reason]:
             ReasonCode.HOURLY_CAP_REACHED if cap.window.kind == "hour" else ReasonCode.DAILY_CAP_REACHED,
             {
                 "level": cap.level,
-                "used": state.usage(cap),
+                "used": state.usage(cap.counter),
                 "cap": cap.limit,
                 "window_start": cap.window.opens,
                 "window_end": cap.window.closes,
             },
         )
         for cap in caps(enrollment, at)
-        if state.usage(cap) >= cap.limit
+        if state.usage(cap.counter) >= cap.limit
     ]
 
 

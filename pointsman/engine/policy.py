@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from uuid import UUID
 
+from pointsman.engine.faults import Fault
+
 SCHEMA_VERSION = 1
 STRATEGIES = ("priority", "rotation", "weighted")
 TIE_BREAKERS = (
@@ -24,6 +26,15 @@ SLA_MODES = ("off", "prefer", "require")
 LARGEST_INTEGER = 2**63 - 1
 _SHOWN = 100
 
+_ALWAYS_ENFORCED = (
+    Fault.BUYER_MISSING
+    | Fault.INACTIVE
+    | Fault.BAD_ZONE_OF_CAPS
+    | Fault.BAD_HOURLY_CAP
+    | Fault.BAD_DAILY_CAP
+    | Fault.BELOW_MIN_BALANCE
+)
+_NEEDS_RESPONSE_TIME = frozenset({"sla_prefer", "sla_require", "sla_response_seconds"})
 _STRATEGY_ORDERS_BY = {"priority": "priority_rank", "rotation": "least_recently_routed", "weighted": "score"}
 
 
@@ -33,7 +44,11 @@ class InvalidPolicy(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a valid policy asks for. `order` names what ranks buyers, first to last, SLA preference included."""
+    """What a valid policy asks for.
+
+    `order` names what ranks buyers, first to last, SLA preference included; `enforced` has the bits of the faults of a
+    row that matter.
+    """
 
     strategy: str
     salt: bytes
@@ -44,6 +59,7 @@ class Rules:
     sla_required: bool
     sla_preferred: bool
     max_response_seconds: int
+    enforced: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +97,18 @@ def read_rules(document: object) -> Rules:
     exclusivity = _object("exclusivity", rules["exclusivity"], required=("when_ineligible",))
     when_ineligible = _one_of("exclusivity.when_ineligible", exclusivity["when_ineligible"], WHEN_INELIGIBLE)
     sla_mode, max_response_seconds = _sla(rules.get("sla", {"mode": "off"}))
+    order = (*(("sla",) if sla_mode == "prefer" else ()), _STRATEGY_ORDERS_BY[kind], *tie_breakers)
     return Rules(
         strategy=kind,
         salt=_utf8("strategy.salt", salt),
-        order=(*(("sla",) if sla_mode == "prefer" else ()), _STRATEGY_ORDERS_BY[kind], *tie_breakers),
+        order=order,
         buyer_active="buyer_active" in constraints,
         acceptance_hours="acceptance_hours" in constraints,
         fail_closed=when_ineligible == "fail_closed",
         sla_required=sla_mode == "require",
         sla_preferred=sla_mode == "prefer",
         max_response_seconds=max_response_seconds,
+        enforced=int(_enforced({*constraints, *order, f"sla_{sla_mode}"})),
     )
 
 
@@ -103,6 +121,24 @@ def specificity(policy: Policy) -> tuple[bool, bool, bool, int, int]:
         -policy.version,
         policy.id.int,
     )
+
+
+def _enforced(uses: Collection[str]) -> Fault:
+    """The faults of a row that matter to a policy that uses such constraints, orders and SLA mode."""
+    faults = _ALWAYS_ENFORCED
+    if "buyer_active" in uses:
+        faults |= Fault.PAUSED
+    if "acceptance_hours" in uses:
+        faults |= Fault.BAD_HOURS | Fault.BAD_ZONE_OF_HOURS
+    if "score" in uses:
+        faults |= Fault.BAD_WEIGHT | Fault.ZERO_WEIGHT
+    if "weight" in uses:
+        faults |= Fault.BAD_WEIGHT
+    if "priority_rank" in uses:
+        faults |= Fault.BAD_PRIORITY_RANK
+    if not _NEEDS_RESPONSE_TIME.isdisjoint(uses):
+        faults |= Fault.BAD_SLA
+    return faults
 
 
 def _sla(document: object) -> tuple[str, int]:

@@ -23,8 +23,8 @@ from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
-from pointsman.engine.capacity import NOBODY, Cap, State, caps
-from pointsman.engine.configuration import Enrollment
+from pointsman.engine.capacity import Cap, State, caps
+from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision, Snapshot, decide
 from pointsman.model import Lead
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Context, Decimal
 from functools import total_ordering
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from pointsman.engine.configuration import Enrollment
 from pointsman.engine.eligibility import is_prompt
 from pointsman.engine.policy import Rules
 
-Part = Callable[[Enrollment], Any]
+TURN = "least_recently_routed"
 
 _LAST = (1, 0)
 _TOO_CLOSE = 1e-12
@@ -66,47 +67,67 @@ class Score:
 
 
 class Ranking:
-    """The order of buyers for one lead. `prefix` is how many parts of a key stand before the rotation position."""
+    """The order of buyers for one lead, by the parts that its policy names, first to last.
 
-    __slots__ = ("_parts", "compares_positions", "prefix")
+    Unusable values (None, a weight of 0 under `weighted`) never get here: they are faults.
+    """
+
+    __slots__ = ("lead_id", "rules", "state")
 
     def __init__(self, rules: Rules, lead_id: UUID, state: State) -> None:
-        self._parts = [_part(name, rules, lead_id, state) for name in rules.order]
-        self.compares_positions = "least_recently_routed" in rules.order
-        self.prefix = rules.order.index("least_recently_routed") if self.compares_positions else len(rules.order)
+        self.rules = rules
+        self.lead_id = lead_id
+        self.state = state
+
+    def first(self, eligible: Sequence[Enrollment]) -> tuple[Enrollment, Sequence[Enrollment]]:
+        """Who goes first, and all whom only their turns told from that one (that one included; nobody if alone).
+
+        Part by part, only for those whom the parts before left equal.
+        """
+        left: Sequence[Enrollment] = eligible
+        compared: Sequence[Enrollment] = ()
+        for name in self.rules.order:
+            if len(left) == 1:
+                break
+            if name == TURN and not compared:
+                compared = left
+            part = _PARTS[name]
+            values = [part(self, enrollment) for enrollment in left]
+            best = min(values)
+            left = [enrollment for enrollment, value in zip(left, values, strict=True) if value == best]
+        return left[0], compared
 
     def key(self, enrollment: Enrollment) -> tuple[Any, ...]:
         """What `enrollment` is ordered by, smallest first; no two buyers have the same."""
-        return tuple(part(enrollment) for part in self._parts)
+        return tuple(_PARTS[name](self, enrollment) for name in self.rules.order)
 
     def static_key(self, enrollment: Enrollment) -> tuple[Any, ...]:
-        """The parts of the key that stand before the position, which alone moves while configuration stands still."""
-        return tuple(part(enrollment) for part in self._parts[: self.prefix])
+        """The parts of the key that stand before the turn, which alone moves while configuration stands still."""
+        static = takewhile(lambda name: name != TURN, self.rules.order)
+        return tuple(_PARTS[name](self, enrollment) for name in static)
 
 
-def _part(name: str, rules: Rules, lead_id: UUID, state: State) -> Part:
-    """One part of the key; unusable values (None, a weight of 0 under `weighted`) never get here: they are faults."""
-
-    def hashed(enrollment: Enrollment) -> int:
-        return lead_hash(lead_id, enrollment.buyer_id, rules.salt)
-
-    def score(enrollment: Enrollment) -> Score:
-        return Score(hashed(enrollment), enrollment.weight or 1)
-
-    parts: dict[str, Part] = {
-        "sla": lambda enrollment: not is_prompt(enrollment, rules),
-        "score": score,
-        "priority_rank": lambda enrollment: enrollment.priority_rank,
-        "weight": lambda enrollment: -(enrollment.weight or 0),
-        "sla_response_seconds": _response_time,
-        "least_recently_routed": state.position,
-        "enrolled_at": lambda enrollment: _LAST if enrollment.enrolled_at is None else (0, enrollment.enrolled_at),
-        "lead_hash": hashed,
-        "buyer_id": lambda enrollment: enrollment.buyer_id.bytes,
-    }
-    return parts[name]
+def _hash(ranking: Ranking, enrollment: Enrollment) -> int:
+    return lead_hash(ranking.lead_id, enrollment.buyer_id, ranking.rules.salt)
 
 
-def _response_time(enrollment: Enrollment) -> tuple[int, int]:
+def _score(ranking: Ranking, enrollment: Enrollment) -> Score:
+    return Score(_hash(ranking, enrollment), enrollment.weight or 1)
+
+
+def _response_time(ranking: Ranking, enrollment: Enrollment) -> tuple[int, int]:
     seconds = enrollment.buyer.sla_response_seconds if enrollment.buyer else None
     return _LAST if seconds is None else (0, seconds)
+
+
+_PARTS: dict[str, Callable[[Ranking, Enrollment], Any]] = {
+    "sla": lambda ranking, enrollment: not is_prompt(enrollment, ranking.rules),
+    "score": _score,
+    "priority_rank": lambda ranking, enrollment: enrollment.priority_rank,
+    "weight": lambda ranking, enrollment: -(enrollment.weight or 0),
+    "sla_response_seconds": _response_time,
+    TURN: lambda ranking, enrollment: ranking.state.position(enrollment),
+    "enrolled_at": lambda ranking, enrollment: _LAST if enrollment.enrolled_at is None else (0, enrollment.enrolled_at),
+    "lead_hash": _hash,
+    "buyer_id": lambda ranking, enrollment: enrollment.buyer_id.bytes,
+}

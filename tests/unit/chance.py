@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from pointsman.engine.capacity import NOBODY, Counter, State
+from pointsman.engine.capacity import Counter, State
+from pointsman.engine.configuration import NOBODY
 from pointsman.model import Lead, micros
 
 from . import oracle

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pointsman.engine.capacity import NOBODY, Cap, Counter, State, caps
-from pointsman.engine.configuration import Buyer, Caps, Enrollment
+from pointsman.engine.capacity import Cap, Counter, State, caps
+from pointsman.engine.configuration import NOBODY, Buyer, Caps, Enrollment
 
 from .worlds import (
     DAY_START,
@@ -95,13 +95,13 @@ def test_a_counter_of_the_enrollment_changed_with_the_enrollment_or_its_buyer():
 def test_what_is_not_known_was_never_used_and_never_served():
     enrollment = Enrollment(make_enrollment(hourly_cap=1), Buyer(make_buyer(), 1), 1)
     (cap,) = caps(enrollment, NOON)
-    assert (State().usage(cap), State().position(enrollment)) == (0, 0)
+    assert (State().usage(cap.counter), State().position(enrollment)) == (0, 0)
 
 
 def test_usage_is_read_by_window():
     (cap,) = bound(both(1))
     state = make_state({(ONE, OFFER, "hour"): 4}, moment=NOON - 1)
-    assert state.usage(cap) == 0
+    assert state.usage(cap.counter) == 0
 
 
 def test_a_position_is_the_enrollments_own():

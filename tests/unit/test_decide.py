@@ -438,7 +438,7 @@ def test_a_buyer_that_gets_every_lead_up_to_its_cap_gets_no_more():
         decision = decided(world, state)
         served.append(decision.winner.buyer_id)
         for cap in decision.takes:
-            state.used[cap.counter] = state.usage(cap) + 1
+            state.used[cap.counter] = state.usage(cap.counter) + 1
     assert served == [ONE, ONE, ONE, TWO, TWO]
 
 

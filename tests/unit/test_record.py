@@ -178,7 +178,7 @@ def test_a_state_that_is_cut_short_is_none(state):
 def stored(decision: Decision, state: State) -> bytes:
     """The state of a decision as the claim writes it."""
     place = places(decision.covering)
-    named = [(name(cap, place[cap.buyer_id]), state.usage(cap)) for cap in (*decision.takes, *decision.full)]
+    named = [(name(cap, place[cap.buyer_id]), state.usage(cap.counter)) for cap in (*decision.takes, *decision.full)]
     return b"".join(
         (
             struct.pack(">I", len(named)),

@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from pointsman.cache.indexes import Change, Indexes
-from pointsman.engine.capacity import NOBODY, Counter, State
+from pointsman.engine.capacity import Counter, State
+from pointsman.engine.configuration import NOBODY
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.explain import Standing, explain
 from pointsman.engine.policy import Rules, read_rules

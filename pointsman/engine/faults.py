@@ -1,0 +1,28 @@
+"""What can keep an enrollment from a lead."""
+
+from enum import IntFlag
+
+
+class Fault(IntFlag):
+    """What keeps an enrollment from a lead, as bits.
+
+    Up to `ZERO_WEIGHT` they stand in the row (`Enrollment.faults`); the others name the caps that can be full.
+    """
+
+    BUYER_MISSING = 1 << 0
+    INACTIVE = 1 << 1
+    BAD_HOURS = 1 << 2
+    BAD_ZONE_OF_HOURS = 1 << 3
+    BAD_ZONE_OF_CAPS = 1 << 4
+    BAD_HOURLY_CAP = 1 << 5
+    BAD_DAILY_CAP = 1 << 6
+    BAD_PRIORITY_RANK = 1 << 7
+    BAD_WEIGHT = 1 << 8
+    BAD_SLA = 1 << 9
+    PAUSED = 1 << 10
+    BELOW_MIN_BALANCE = 1 << 11
+    ZERO_WEIGHT = 1 << 12
+    HOURLY_CAP_OF_ENROLLMENT = 1 << 13
+    HOURLY_CAP_OF_BUYER = 1 << 14
+    DAILY_CAP_OF_ENROLLMENT = 1 << 15
+    DAILY_CAP_OF_BUYER = 1 << 16
