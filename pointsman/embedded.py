@@ -196,14 +196,13 @@ def _is_root() -> bool:
 
 def _unshared(folder: Path) -> _Account | None:
     """Root under another number, for whom root's files are its own; None where that is not allowed."""
-    if sys.platform == "win32":
-        return None
-    if (program := shutil.which("unshare")) is None:
-        return None
-    # initdb wants a number that has a name here, and 1000 has none in many containers.
-    number = next((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid), 1000)
-    account = _Account((program, "--user", f"--map-user={number}", f"--map-group={number}"))
-    return account if account.run(["test", "-w", str(folder)], Path("/")) else None
+    if sys.platform != "win32" and (program := shutil.which("unshare")):
+        # initdb wants a number that has a name here, and 1000 has none in many containers.
+        number = next((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid), 1000)
+        account = _Account((program, "--user", f"--map-user={number}", f"--map-group={number}"))
+        if account.run(["test", "-w", str(folder)], Path("/")):
+            return account
+    return None
 
 
 def _nobody() -> _Account | None:

@@ -133,7 +133,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
             dsn, source = await asyncio.to_thread(_climb, stack)
         except NotToBeHad as error:
             stash[USED_POSTGRES] = f"not to be had: {error}"
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         connection = await asyncpg.connect(dsn)
         version = (await connection.fetchval("show server_version")).split()[0]
         await connection.close(timeout=10)
