@@ -115,8 +115,29 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class NearestMiss:
+    """The smallest single change that would have made a buyer eligible: a word for it, and its facts."""
+
+    change: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LostBy:
+    """What put the winner before an eligible buyer: the step (`sla`, `strategy`, `tie_breaker`), by which value."""
+
+    step: str
+    by: str
+    winner: Any
+    own: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
-    """An eligible buyer at its place; `position` is the decision that last served it, None before its first turn."""
+    """An eligible buyer at its place; `position` is the decision that last served it, None before its first turn.
+
+    `lost_by` is None for the first, and where nobody asked for it.
+    """
 
     buyer_id: UUID
     rank: int
@@ -125,14 +146,19 @@ class Ranked:
     sla_response_seconds: int | None
     position: int | None
     lead_hash: str
+    lost_by: LostBy | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """A buyer that is enrolled in the offer (or holds it) and was not eligible, with every reason."""
+    """A buyer that is enrolled in the offer (or holds it) and was not eligible, with every reason.
+
+    `nearest_miss` is None where no single change would have done, and where nobody asked for it.
+    """
 
     buyer_id: UUID
     reasons: tuple[Reason, ...]
+    nearest_miss: NearestMiss | None = None
 
 
 @dataclass(frozen=True, slots=True)

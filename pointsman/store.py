@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from decimal import Decimal
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -318,6 +319,13 @@ class Store:
         """Lock all that leads could be compared on; true usage and positions. The arguments are those of `hold_1`."""
         row = await self._row(connection, "hold", *arguments)
         return row["used"], row["positions"]
+
+    async def missing_balance(self, connection: Connection, buyer_ids: Sequence[UUID]) -> dict[UUID, Decimal | None]:
+        """How much each buyer lacks of its minimum balance, None where its balance is not known."""
+        if not buyer_ids:
+            return {}
+        rows = await connection.fetch(self._sql["missing_balance"], buyer_ids)
+        return {row["id"]: None if (amount := row["amount"]) is None or amount.is_nan() else amount for row in rows}
 
     async def missing_balance(self, connection: Connection, buyer_ids: Sequence[UUID]) -> dict[UUID, Decimal | None]:
         """How much each buyer lacks of its minimum balance, None where its balance is not known."""

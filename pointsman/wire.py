@@ -21,7 +21,7 @@ from pointsman.errors import (
     Refused,
     StoreUnavailable,
 )
-from pointsman.model import Exclusion, Explanation, Outcome, Ranked, Reason, Record
+from pointsman.model import Exclusion, Explanation, LostBy, Outcome, Ranked, Reason, Record
 
 Json = dict[str, Any]
 
@@ -155,11 +155,23 @@ def _ranked(ranked: Ranked) -> Json:
         "sla_response_seconds": ranked.sla_response_seconds,
         "position": ranked.position,
         "lead_hash": ranked.lead_hash,
+        "lost_by": _lost_by(ranked.lost_by),
     }
 
 
 def _excluded(exclusion: Exclusion) -> Json:
-    return {"buyer_id": str(exclusion.buyer_id), "reasons": [reason_json(reason) for reason in exclusion.reasons]}
+    miss = exclusion.nearest_miss
+    return {
+        "buyer_id": str(exclusion.buyer_id),
+        "reasons": [reason_json(reason) for reason in exclusion.reasons],
+        "nearest_miss": None if miss is None else {"change": miss.change, **plain(miss.facts)},
+    }
+
+
+def _lost_by(lost: LostBy | None) -> Json | None:
+    if lost is None:
+        return None
+    return {"step": lost.step, "by": lost.by, "winner": plain(lost.winner), "own": plain(lost.own)}
 
 
 def _title(error: PointsmanError) -> str:

@@ -83,6 +83,13 @@ def _schemas() -> dict[str, _Schema]:
         "properties": {"code": {"type": "string", "enum": list(ReasonCode)}},
         "additionalProperties": True,
     }
+    explanation["properties"]["excluded"]["items"]["properties"]["nearest_miss"] = {
+        "type": ["object", "null"],
+        "description": "The smallest single change that would have made the buyer eligible, its facts beside it.",
+        "required": ["change"],
+        "properties": {"change": {"type": "string"}},
+        "additionalProperties": True,
+    }
     text, count = {"type": "string"}, {"type": "integer"}
     lead = TypeAdapter(Lead).json_schema()["prefixItems"]
     record = _object(

@@ -41,6 +41,8 @@ from pointsman.model import (
     Explanation,
     Flag,
     Lead,
+    LostBy,
+    NearestMiss,
     Outcome,
     OutcomeKind,
     Ranked,
@@ -236,13 +238,30 @@ def is_outcome(example: dict[str, Any]) -> None:
 def is_explanation(example: dict[str, Any]) -> None:
     explanation = Explanation(
         an_outcome(example["outcome"]),
-        tuple(Ranked(**{**ranked, "buyer_id": UUID(ranked["buyer_id"])}) for ranked in example["eligible"]),
         tuple(
-            Exclusion(UUID(excluded["buyer_id"]), tuple(map(a_reason, excluded["reasons"])))
+            Ranked(
+                **{
+                    **ranked,
+                    "buyer_id": UUID(ranked["buyer_id"]),
+                    "lost_by": ranked["lost_by"] and LostBy(**ranked["lost_by"]),
+                }
+            )
+            for ranked in example["eligible"]
+        ),
+        tuple(
+            Exclusion(
+                UUID(excluded["buyer_id"]),
+                tuple(map(a_reason, excluded["reasons"])),
+                excluded["nearest_miss"] and a_miss(**excluded["nearest_miss"]),
+            )
             for excluded in example["excluded"]
         ),
     )
     assert spelt(explanation_json(explanation)) == spelt(example)
+
+
+def a_miss(change: str, **facts: Any) -> NearestMiss:
+    return NearestMiss(change, facts)
 
 
 def is_record(example: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -11,7 +12,7 @@ import pytest
 from pointsman import Router
 from pointsman.engine.strategy import lead_hash
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound
-from pointsman.model import Explanation, Outcome
+from pointsman.model import Explanation, NearestMiss, Outcome
 from tests.builders import (
     MARKET,
     VERTICAL,
@@ -99,6 +100,20 @@ async def test_eligible_are_listed_in_rank_order_with_what_ranked_them(
         for ranked in explanation.eligible
     ]
     assert () == explanation.excluded
+
+
+async def test_missing_balance_is_looked_up_for_an_explanation_of_now(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    offer = await make_offer(connection)
+    buyer = await make_candidate(connection, offer, balance=Decimal("7.25"), min_balance=Decimal("10.00"))
+    await make_policy(connection)
+    lead = await make_lead(connection, offer)
+    async with Router.open(database) as router:
+        (excluded,) = (await router.explain(lead)).excluded
+        assert (buyer, NearestMiss("add_balance", {"amount": "2.75"})) == (excluded.buyer_id, excluded.nearest_miss)
+        past = await router.explain_decision((await router.route(lead)).decision_id or 0)
+    assert NearestMiss("add_balance", {"amount": None}) == past.excluded[0].nearest_miss
 
 
 def _fields(outcome: Outcome) -> dict[str, object]:

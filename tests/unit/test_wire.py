@@ -15,6 +15,8 @@ from pointsman.model import (
     Explanation,
     Flag,
     Lead,
+    LostBy,
+    NearestMiss,
     Outcome,
     OutcomeKind,
     Ranked,
@@ -130,11 +132,24 @@ def test_an_explanation_lists_the_eligible_and_the_excluded() -> None:
             "sla_response_seconds": None,
             "position": None,
             "lead_hash": "00ff00ff00ff00ff",
+            "lost_by": None,
         }
     ] == found["eligible"]
-    assert [{"buyer_id": str(OFFER), "reasons": [{"code": "buyer_paused"}, {"code": "zero_weight"}]}] == found[
-        "excluded"
-    ]
+    reasons = [{"code": "buyer_paused"}, {"code": "zero_weight"}]
+    assert [{"buyer_id": str(OFFER), "reasons": reasons, "nearest_miss": None}] == found["excluded"]
+
+
+def test_what_was_missing_stands_beside_the_reasons() -> None:
+    miss = NearestMiss("later", {"seconds": 60, "at": datetime(2026, 3, 4, 18, tzinfo=UTC)})
+    explanation = Explanation(
+        make_outcome(decision_id=None),
+        (Ranked(BUYER, 2, 10, 1, None, None, "00ff00ff00ff00ff", LostBy("tie_breaker", "buyer_id", OFFER, BUYER)),),
+        (Exclusion(OFFER, (Reason(ReasonCode.BUYER_PAUSED),), miss),),
+    )
+    found = json.loads(json.dumps(wire.explanation_json(explanation)))
+    lost_by = {"step": "tie_breaker", "by": "buyer_id", "winner": str(OFFER), "own": str(BUYER)}
+    assert lost_by == found["eligible"][0]["lost_by"]
+    assert {"change": "later", "seconds": 60, "at": "2026-03-04T18:00:00Z"} == found["excluded"][0]["nearest_miss"]
 
 
 def test_a_record_has_the_outcome_s_keys_without_status_and_what_it_was_decided_from() -> None:
