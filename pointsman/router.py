@@ -571,15 +571,6 @@ def _short_of_balance(standing: Standing) -> list[UUID]:
     ]
 
 
-def _short_of_balance(standing: Standing) -> list[UUID]:
-    """The buyers that lack nothing but balance."""
-    return [
-        excluded.buyer_id
-        for excluded in standing.excluded
-        if [reason.code for reason in excluded.reasons] == [ReasonCode.BELOW_MIN_BALANCE]
-    ]
-
-
 def _known(version: Version | None) -> Version:
     if version is None:
         raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")

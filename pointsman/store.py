@@ -327,13 +327,6 @@ class Store:
         rows = await connection.fetch(self._sql["missing_balance"], buyer_ids)
         return {row["id"]: None if (amount := row["amount"]) is None or amount.is_nan() else amount for row in rows}
 
-    async def missing_balance(self, connection: Connection, buyer_ids: Sequence[UUID]) -> dict[UUID, Decimal | None]:
-        """How much each buyer lacks of its minimum balance, None where its balance is not known."""
-        if not buyer_ids:
-            return {}
-        rows = await connection.fetch(self._sql["missing_balance"], buyer_ids)
-        return {row["id"]: None if (amount := row["amount"]) is None or amount.is_nan() else amount for row in rows}
-
     # routing state
 
     async def state(self, connection: Connection, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:

@@ -94,11 +94,6 @@ select
 select b.id, (j.row ->> 'min_balance')::numeric - case when j.row ? 'balance' then (j.row ->> 'balance')::numeric else 0 end as amount
 from @host@.buyers b cross join lateral (select to_jsonb(b) as row) j where b.id = any($1::uuid[])
 
--- name: missing_balance
--- How much buyers lack of their minimum balance; a host without the column has balances of 0.
-select b.id, (j.row ->> 'min_balance')::numeric - case when j.row ? 'balance' then (j.row ->> 'balance')::numeric else 0 end as amount
-from @host@.buyers b cross join lateral (select to_jsonb(b) as row) j where b.id = any($1::uuid[])
-
 -- name: usage
 -- What the router believes when it opens: every counter of a window that may still be open.
 select buyer_id, offer_id, kind, window_start, used, since from pointsman.cap_usage
