@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, Final, cast
@@ -260,7 +260,7 @@ def _buyers(answer: Ownership) -> Iterator[UUID]:
 TITLES: Final[dict[Code, str]] = {
     Code.TRIGGERS_DETACHED: "Changes of this table do not reach the routers",
     Code.COUNTER_DISAGREES: "A counter is not what the decisions say",
-    Code.ROW_MALFORMED: "The router cannot read this row and leaves it out",
+    Code.ROW_MALFORMED: "The row is not in its form",
     Code.ROW_ORPHANED: "The row names something that does not exist",
     Code.VALUE_UNUSABLE: "A number that cannot be used keeps leads away",
     Code.POLICY_INVALID: "The policy's rules are invalid; its leads have no route",
@@ -362,7 +362,7 @@ def _ownership_json(answer: Ownership) -> dict[str, Any]:
         "flags": list(answer.flags),
         "chain": list(map(_fields, answer.chain)),
         "holder_reasons": list(map(reason_json, answer.holder_reasons)),
-        "eligible": list(map(_fields, answer.eligible)),
+        "eligible": list(map(asdict, answer.eligible)),
         "excluded": [
             {"buyer_id": excluded.buyer_id, "reasons": list(map(reason_json, excluded.reasons))}
             for excluded in answer.excluded

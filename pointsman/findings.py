@@ -160,7 +160,7 @@ class Configuration:
         area = read_area(image)
         if area is not None:
             self.areas_of.setdefault(area.buyer_id, {}).setdefault(area.market_id, set()).add((area.scope, area.value))
-        elif image["is_active"]:
+        if image["is_active"] and (area is None or (area.scope == "market" and image["value"])):
             self.malformed_areas.append(image)
 
     # what several checks ask
@@ -284,9 +284,10 @@ def in_order(found: Iterable[Finding]) -> list[Finding]:
 
 
 def malformed_rows(configuration: Configuration) -> Iterator[Finding]:
-    """Active areas and exclusivities that the router cannot read, and so leaves out."""
+    """Active areas and exclusivities that the router cannot read, and so leaves out; or reads wider than they look."""
     for image in configuration.malformed_areas:
-        yield Finding(Code.ROW_MALFORMED, Level.ERROR, (_area(image["id"]),), {"problem": _area_problem(image)})
+        level = Level.ERROR if read_area(image) is None else Level.WARNING
+        yield Finding(Code.ROW_MALFORMED, level, (_area(image["id"]),), {"problem": _area_problem(image)})
     for image in configuration.exclusivities:
         if image["is_active"] and (problem := _exclusivity_problem(image)):
             yield Finding(Code.ROW_MALFORMED, Level.ERROR, (_exclusivity(image["id"]),), {"problem": problem})
@@ -322,7 +323,7 @@ def _scope_problem(image: Image, known: Sequence[str]) -> str:
         return f"the scope `{scope}` is none of {', '.join(known)}"
     if scope in ("city", "postal_code"):
         return f"scope `{scope}` needs a `value`"
-    return f"scope `{scope}` has no `value`, but there is one"
+    return f"scope `{scope}` is for all of it, but there is a `value`"
 
 
 def orphaned_rows(configuration: Configuration) -> Iterator[Finding]:

@@ -155,6 +155,11 @@ def test_an_area_that_the_router_leaves_out_is_malformed(over: dict[str, Any], p
     assert found(candidate(1), [("buyer_service_areas", make_area(id=uid(0x5, 9), **over, is_active=False))]) == []
 
 
+def test_an_area_of_a_market_with_a_value_covers_more_than_it_says() -> None:
+    finding = only(found(candidate(1, area={"value": "60614"})), Code.ROW_MALFORMED, Level.WARNING)
+    assert "there is a `value`" in finding.facts["problem"]
+
+
 @pytest.mark.parametrize(
     ("over", "problem"),
     [
