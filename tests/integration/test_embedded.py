@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -93,6 +94,12 @@ def pretend(folder: Path, major: int) -> None:
     (folder / "server.json").write_text(json.dumps({"password": "secret", "place": "."}))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the tests that need a database and do not mind what others left in it; its server is stopped."""
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.fixture
 def reachable() -> Iterator[Path]:
     """A folder that every user can pass through, which pytest's own is not."""
@@ -124,17 +131,17 @@ async def test_only_the_owner_can_read_the_password(tmp_path: Path) -> None:
     assert 0o600 == stat.S_IMODE(readable[0].stat().st_mode)
 
 
-async def test_second_start_finds_the_data_again(tmp_path: Path) -> None:
-    async with running(tmp_path) as server:
+async def test_second_start_finds_the_data_again(made: Path) -> None:
+    async with running(made) as server:
         await fetch(server.dsn, "create table kept as select 7 as number")
     assert not await is_up(server.dsn)
-    async with running(tmp_path) as server:
+    async with running(made) as server:
         assert 7 == await fetch(server.dsn, "select number from kept")
 
 
-async def test_server_that_runs_is_attached_to_and_left_running(tmp_path: Path) -> None:
-    async with running(tmp_path) as owner:
-        async with running(tmp_path) as guest:
+async def test_server_that_runs_is_attached_to_and_left_running(made: Path) -> None:
+    async with running(made) as owner:
+        async with running(made) as guest:
             assert owner.dsn == guest.dsn
             assert owner.version == guest.version
         assert await is_up(owner.dsn)
@@ -151,45 +158,44 @@ async def test_two_first_starts_at_once_end_with_one_server(tmp_path: Path) -> N
     assert not await is_up(first)
 
 
-async def test_process_that_ends_stops_its_server(tmp_path: Path) -> None:
-    process = spawn(tmp_path)
+async def test_process_that_ends_stops_its_server(made: Path) -> None:
+    process = spawn(made)
     dsn = await address(process)
     assert await is_up(dsn)
     await finish(process)
     assert not await is_up(dsn)
 
 
-async def test_port_that_was_taken_in_between_costs_another_try(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running(tmp_path / "first") as other:
-        ports = iter([other._port, embedded._free_port()])
+async def test_port_that_was_taken_in_between_costs_another_try(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = iter([other.getsockname()[1], embedded._free_port()])
         monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
-        async with running(tmp_path / "second") as server:
-            assert other._port != server._port
+        async with running(made) as server:
+            assert await is_up(server.dsn)
+    assert [] == list(ports)
 
 
 # After a crash
 
 
 @posix
-async def test_server_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
-    process = spawn(tmp_path)
+async def test_server_of_a_killed_process_is_taken_over(made: Path) -> None:
+    process = spawn(made)
     dsn = await address(process)
     process.kill()
     await asyncio.to_thread(process.communicate)
-    async with running(tmp_path) as server:
+    async with running(made) as server:
         assert dsn == server.dsn
     assert not await is_up(dsn)
 
 
 @posix
-async def test_killed_server_is_started_again_with_its_data(tmp_path: Path) -> None:
-    async with running(tmp_path, options={}) as server:
-        await fetch(server.dsn, "create table kept as select 7 as number")
+async def test_killed_server_is_started_again_with_its_data(made: Path) -> None:
+    async with running(made, options={}) as server:
+        await fetch(server.dsn, "create table spared as select 7 as number")
         os.kill(server._postmaster().pid, signal.SIGKILL)
         await asyncio.to_thread(server.start)
-        assert 7 == await fetch(server.dsn, "select number from kept")
+        assert 7 == await fetch(server.dsn, "select number from spared")
     assert not await is_up(server.dsn)
 
 
@@ -202,12 +208,12 @@ async def test_first_start_that_was_killed_leaves_nothing_in_the_way(tmp_path: P
 
 
 @posix
-async def test_process_that_came_by_the_number_of_a_dead_server_does_not_pass_for_it(tmp_path: Path) -> None:
-    async with running(tmp_path) as server:
+async def test_process_that_came_by_the_number_of_a_dead_server_does_not_pass_for_it(made: Path) -> None:
+    async with running(made) as server:
         pass
     lines = [os.getpid(), server._data, 0, server._port, "", "127.0.0.1", "", "ready"]
     (server._data / "postmaster.pid").write_text("\n".join(map(str, lines)))
-    async with running(tmp_path) as server:
+    async with running(made) as server:
         assert await is_up(server.dsn)
 
 
