@@ -59,6 +59,7 @@ HELD_SECONDS = 0.15
 """How long a lead may be held before it is left to its holder, as long as the claim waits for one."""
 PATIENCE_SECONDS = 2.0
 """How long a batch that somebody's locks keep from being claimed is told apart, while others queue behind it."""
+EXPLAIN_TRIES = 20
 
 Answer = Outcome | PointsmanError
 log = structlog.get_logger()
@@ -441,12 +442,14 @@ class Router:
                     return Explanation(outcome)
                 return await self._explain_record(connection, assignment.decision_id, outcome.status)
             version = _known(reading.version)
-            while True:
+            for _ in range(EXPLAIN_TRIES):
                 state = await self._true_state(connection, leads, reading, version)
                 indexes = await self.cache.at_least(version, connection)
                 if indexes.version == version.number:
                     break
                 version = Version(indexes.version, indexes.token)  # moved while the state was read
+            else:
+                raise Busy("the configuration did not hold still long enough for an explanation")
             decision = decide(leads[0], indexes, state, micros(reading.now))
             outcome = _outcome(decision, indexes.version, None, leads[0].status)
             standing = explain(decision, indexes, state)
@@ -594,15 +597,16 @@ def _decided(leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: St
 def _taken_up(batch: Batch, claimed: Claimed, answers: dict[UUID, Answer]) -> list[UUID]:
     """Put the outcomes of claims that held into `answers`; returns the leads whose claim did not."""
     waiting = []
-    for decision, decision_id, repeated in zip(
-        batch.decisions, claimed.done, claimed.repeated or [None] * len(claimed.done), strict=True
-    ):
+    for decision, decision_id, repeated in zip(batch.decisions, claimed.done, claimed.repeated, strict=True):
         if not decision_id:
             waiting.append(decision.lead.id)
             continue
         status = decision.lead.status if decision.winner is None else "routed"
         outcome = _outcome(decision, batch.version.number, decision_id, status)
-        answers[decision.lead.id] = replace(outcome, decided_at=repeated) if repeated else outcome
+        if repeated is not None:
+            decided_at, flags = repeated
+            outcome = replace(outcome, decided_at=decided_at, flags=flags)
+        answers[decision.lead.id] = outcome
     return waiting
 
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from decimal import Decimal
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -59,7 +58,7 @@ _IDS = frozenset({"id", "offer_id", "vertical_id", "market_id", "buyer_id"})
 
 _CLAIM_OF_NOTHING: tuple[Any, ...] = (
     *(0, UUID(int=0), datetime.min.replace(tzinfo=UTC), "", "", ""),
-    *([[]] * 14),
+    *([[]] * 16),
     *(0, *([[]] * 9)),
     *([[]] * 5),
     *(0, *([[]] * 4)),
@@ -124,7 +123,7 @@ class Claimed:
     """The claim's answer, lists in the order of what was sent; `failed` is None or says why, as the claim does."""
 
     done: list[int]
-    repeated: list[datetime | None]
+    repeated: list[tuple[datetime, tuple[Flag, ...]] | None]
     used: list[int]
     positions: list[int]
     failed: dict[str, Any] | None
@@ -235,7 +234,11 @@ class Store:
         """One of the router's connections, outside of a transaction."""
         with translated():
             async with self._pool.acquire(timeout=self._timeout) as connection:
-                yield connection
+                try:
+                    yield connection
+                except (*_AWAY, TimeoutError, StoreUnavailable):
+                    connection.terminate()  # whatever state it is in, nobody gets it again
+                    raise
 
     def connections(self) -> tuple[int, int]:
         """How many of the connections for leads are in use just now, and how many there are."""
@@ -294,7 +297,7 @@ class Store:
         """Prove and write a batch of decisions; one round trip. The arguments are those of `claim_1`."""
         row = await self._row(connection, "claim", *arguments)
         failed = None if row["failed"] is None else json.loads(row["failed"])
-        return Claimed(row["done"], row["repeated"], row["used"] or [], row["positions"] or [], failed)
+        return Claimed(row["done"], _repeated(row), row["used"] or [], row["positions"] or [], failed)
 
     async def claim_one(
         self, connection: Connection, arguments: Sequence[Any]
@@ -433,6 +436,8 @@ async def _host_schema(connection: asyncpg.Connection, installation: str) -> str
 
 async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> None:
     """Run the statements of a lead's way once, on no leads, so that no decision pays for preparing them."""
+    if await connection.fetchval("show default_transaction_isolation") != "read committed":
+        await connection.execute("set default_transaction_isolation to 'read committed'")
     await connection.fetch(queries["read_leads"], [])
     await connection.fetch(queries["claim"], *_CLAIM_OF_NOTHING)
     await connection.fetch(queries["claim_one"], *_CLAIM_OF_NOBODY)
@@ -440,6 +445,16 @@ async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> N
 
 async def _leave_as_is(connection: asyncpg.Connection) -> None:
     """Nothing is set on these connections, so there is nothing to reset, and no trip for it."""
+
+
+def _repeated(row: asyncpg.Record) -> list[tuple[datetime, tuple[Flag, ...]] | None]:
+    """When each no-route that stands already was decided, and with which flags; None for what is new."""
+    if row["repeated"] is None:
+        return [None] * len(row["done"])
+    return [
+        None if decided_at is None else (decided_at, _flags(flags.split(",") if flags else ()))
+        for decided_at, flags in zip(row["repeated"], row["repeated_flags"], strict=True)
+    ]
 
 
 def _flags(names: Sequence[str] | None) -> tuple[Flag, ...]:
