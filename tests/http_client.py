@@ -1,4 +1,4 @@
-"""Asking the HTTP service: in this process without a socket, or as a process of its own."""
+"""The HTTP service for tests: in this process without a socket or on one, or as a process of its own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from stage import until
+
+from pointsman.api import create_app, server
 
 
 @contextlib.asynccontextmanager
@@ -22,6 +26,22 @@ async def client_of(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncCl
         httpx.AsyncClient(transport=transport, base_url="http://service", **options) as client,
     ):
         yield client
+
+
+@contextlib.asynccontextmanager
+async def listening(router: Any, **options: Any) -> AsyncIterator[SimpleNamespace]:
+    """The service on a socket of this process; `end` tells it to end, and waits."""
+    socket = server.listen("127.0.0.1", 0, ())
+    service = server._Server(server._config(create_app(router, **options)))
+    service.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    running = asyncio.create_task(service.serve([socket]))
+    host, port = socket.getsockname()
+    await until(has(lambda: service.started), "the start")
+    try:
+        yield SimpleNamespace(server=service, host=host, port=port, url=f"http://{host}:{port}", running=running)
+    finally:
+        service.should_exit = True
+        await asyncio.wait_for(running, 10)
 
 
 @contextlib.asynccontextmanager
@@ -56,3 +76,10 @@ def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, 
     assert found["title"]
     assert found["detail"]
     return found
+
+
+def has(happened: Callable[[], object]) -> Callable[[], Awaitable[bool]]:
+    async def asked() -> bool:
+        return bool(happened())
+
+    return asked

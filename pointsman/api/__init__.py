@@ -26,6 +26,7 @@ from fastapi import FastAPI
 from pointsman import logs
 from pointsman.api.authentication import Allowed
 from pointsman.api.calls import Calls
+from pointsman.api.openapi import with_components
 from pointsman.api.problems import add_problem_handlers
 from pointsman.api.routes import TheRouter, routes, the_router
 from pointsman.router import Router
@@ -48,6 +49,14 @@ def lifespan(dsn: str, **options: Any) -> Lifespan:
     return opened
 
 
+class _Service(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document of the service, with the forms of its answers by name."""
+        if self.openapi_schema is None:
+            self.openapi_schema = with_components(super().openapi())
+        return self.openapi_schema
+
+
 def create_app(
     router: Router | None = None, *, dsn: str = "", listen_dsn: str | None = None, keys: Sequence[ApiKey] = ()
 ) -> FastAPI:
@@ -55,12 +64,13 @@ def create_app(
 
     Without `keys` every caller may do everything: whoever serves it then binds to a loopback address.
     """
-    app = FastAPI(
+    app = _Service(
         title="Pointsman",
         summary="Routes validated leads: each goes to exactly one buyer, or the answer says why nobody takes it",
         version=version("pointsman"),
         lifespan=None if router is not None else lifespan(dsn, listen_dsn=listen_dsn),
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.pointsman_router = router
     app.state.pointsman_keys = tuple(keys)

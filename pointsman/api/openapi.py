@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from pointsman.api.examples import ANSWERS, PROBLEMS
 from pointsman.model import Explanation, Lead, Outcome, ReasonCode
 from pointsman.wire import PROBLEM_TYPE
 
@@ -23,13 +26,22 @@ PROBLEM: _Schema = {
     },
 }
 _MEDIA = {"PolicySchema": "application/schema+json", "Metrics": "text/plain"}
+_HEADERS: _Schema = {
+    "X-Request-ID": {"description": "The id that the call came with, or a new one", "schema": {"type": "string"}}
+}
+_RETRY_AFTER: _Schema = {
+    "Retry-After": {"description": "After how many seconds to try again", "schema": {"type": "integer"}}
+}
 _WHY = {
     401: "No key, or one that the service does not know",
     403: "A key whose scope does not allow this",
     404: "No such lead or decision",
     409: "The database's own rules refuse the assignment",
+    408: "The body did not come in time",
     410: "The configuration of that time is no longer kept",
+    413: "The body is too large",
     422: "The request cannot be read",
+    500: "A failure of the service's own; its log says what",
     503: "Not ready, busy, or the database is away; try again after `Retry-After`",
 }
 
@@ -37,15 +49,55 @@ _WHY = {
 def answers(name: str, *statuses: int) -> dict[int | str, _Schema]:
     """The `responses` of a route that answers with the schema `name`, or with a problem of these `statuses`."""
     open_to_all = name in ("Alive", "Ready")
-    expected = sorted({*statuses, 503, *(() if open_to_all else (401, 403, 422))})
+    expected = sorted({*statuses, 500, 503, *(() if open_to_all else (401, 403, 422))})
     media = _MEDIA.get(name, "application/json")
     return {
-        200: {"description": name, "content": {media: {"schema": _SCHEMAS[name]}}},
-        **{
-            status: {"description": _WHY[status], "content": {"application/problem+json": {"schema": PROBLEM}}}
-            for status in expected
-        },
+        200: {"description": name, "headers": _HEADERS, "content": {media: {"schema": _SCHEMAS[name]}}},
+        **{status: _problem(status) for status in expected},
     }
+
+
+def _problem(status: int) -> _Schema:
+    return {
+        "description": _WHY[status],
+        "headers": {**_HEADERS, **(_RETRY_AFTER if status == 503 else {})},
+        "content": {"application/problem+json": {"schema": PROBLEM}},
+    }
+
+
+def with_components(document: _Schema) -> _Schema:
+    """The same document with forms and problems said once, by name, and referred to; and with the examples.
+
+    FastAPI would leave what is null out of the examples.
+    """
+    document = deepcopy(document)  # parts of it belong to the routes, which hosts include too
+    forms: dict[str, _Schema] = {}
+    problems: dict[str, _Schema] = {}
+    for operation in (found for operations in document["paths"].values() for found in operations.values()):
+        responses = operation["responses"]
+        name = responses["200"]["description"]
+        (content,) = responses["200"]["content"].values()
+        forms[name] = content["schema"]
+        content |= {"schema": {"$ref": f"#/components/schemas/{name}"}, "examples": _named(ANSWERS.get(name, {}))}
+        for status in responses.keys() - {"200"}:
+            problems[status] = responses[status]
+            responses[status] = {"$ref": f"#/components/responses/Problem{status}"}
+    for status, response in problems.items():
+        (content,) = response["content"].values()
+        content |= {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": _named(PROBLEMS[int(status)])}
+    components = document.setdefault("components", {})
+    components["schemas"] = {**components.get("schemas", {}), **forms, "Problem": PROBLEM}
+    components["responses"] = {f"Problem{status}": problems[status] for status in sorted(problems)}
+    return document
+
+
+def _named(examples: dict[str, Any]) -> _Schema:
+    return {name: {"value": value} for name, value in examples.items()}
+
+
+def as_text(document: _Schema) -> str:
+    """The document as it is kept in `docs/openapi.json`."""
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _object(**properties: _Schema) -> _Schema:

@@ -24,6 +24,9 @@ BODY_SECONDS = 10
 """How long a client may take to send a body."""
 
 INVALID_REQUEST = Kind("invalid-request", 422)
+UNAUTHORIZED = Kind("unauthorized", 401)
+FORBIDDEN = Kind("forbidden", 403)
+BODY_TOO_LARGE = Kind("body-too-large", 413)
 SHUTTING_DOWN = Kind("shutting-down", 503, 1)
 MALFORMED = Kind("malformed-request", 400)
 TOO_SLOW = Kind("request-timeout", 408)
@@ -31,12 +34,12 @@ HEAD_TOO_LARGE = Kind("head-too-large", 431)
 TOO_MANY_CONNECTIONS = Kind("too-many-connections", 503, 1)
 _HTTP = {
     400: Kind("invalid-request", 422),  # FastAPI's answer to a body that it cannot decode
-    401: Kind("unauthorized", 401),
-    403: Kind("forbidden", 403),
+    401: UNAUTHORIZED,
+    403: FORBIDDEN,
     404: Kind("no-such-path", 404),
     405: Kind("method-not-allowed", 405),
     408: TOO_SLOW,
-    413: Kind("body-too-large", 413),
+    413: BODY_TOO_LARGE,
 }
 _TITLES = {
     INVALID_REQUEST: "The request cannot be read",
@@ -46,11 +49,11 @@ _TITLES = {
     TOO_SLOW: "The request came too slowly",
     HEAD_TOO_LARGE: "The request's head is too large",
     TOO_MANY_CONNECTIONS: "The service has too many connections",
-    _HTTP[401]: "A valid key is needed",
-    _HTTP[403]: "The key does not allow this",
+    UNAUTHORIZED: "A valid key is needed",
+    FORBIDDEN: "The key does not allow this",
     _HTTP[404]: "No such path",
     _HTTP[405]: "The path does not take this method",
-    _HTTP[413]: "The body is too large",
+    BODY_TOO_LARGE: "The body is too large",
 }
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -139,8 +142,12 @@ def problem_response(
     kind: Kind, detail: str, headers: Mapping[str, str] | None = None, **extensions: Any
 ) -> ProblemResponse:
     """The answer to a request that came to nothing before a router was asked."""
-    title = _TITLES.get(kind, "The request failed")
-    return ProblemResponse(problem_detail(kind, title, detail, **extensions), {**_retry(kind), **(headers or {})})
+    return ProblemResponse(problem_of(kind, detail, **extensions), {**_retry(kind), **(headers or {})})
+
+
+def problem_of(kind: Kind, detail: str, **extensions: Any) -> Json:
+    """A problem detail of one of the kinds that are known here."""
+    return problem_detail(kind, _TITLES.get(kind, "The request failed"), detail, **extensions)
 
 
 def _retry(kind: Kind) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from pointsman.api.authentication import Allowed
@@ -51,7 +51,13 @@ class LeadIds(BaseModel):
     lead_ids: Annotated[list[UUID], Field(max_length=LARGEST_BATCH)]
 
 
-@routes.post("/v1/leads/route", dependencies=may_route, responses=answers("Batch"), tags=["leads"])
+class SchemaResponse(JSONResponse):
+    """A JSON Schema."""
+
+    media_type = "application/schema+json"
+
+
+@routes.post("/v1/leads/route", dependencies=may_route, responses=answers("Batch", 408, 413), tags=["leads"])
 async def route_many(batch: LeadIds, router: TheRouter) -> JSONResponse:
     """Route each lead; the answers stand in the order of the ids, an error in the place of its lead."""
     found = await router.route_many(batch.lead_ids)
@@ -108,10 +114,16 @@ async def cache_status(router: TheRouter) -> JSONResponse:
     return JSONResponse(plain(router.status()))
 
 
-@routes.get("/v1/policy-schema", dependencies=may_read, responses=answers("PolicySchema"), tags=["service"])
-async def policy_schema() -> JSONResponse:
+@routes.get(
+    "/v1/policy-schema",
+    dependencies=may_read,
+    responses=answers("PolicySchema"),
+    response_class=SchemaResponse,
+    tags=["service"],
+)
+async def policy_schema() -> SchemaResponse:
     """The JSON Schema of policy rules."""
-    return JSONResponse(read_policy_schema(), media_type="application/schema+json")
+    return SchemaResponse(read_policy_schema())
 
 
 @routes.get("/livez", responses=answers("Alive"), tags=["service"])
@@ -131,10 +143,12 @@ async def readyz(router: TheRouter) -> JSONResponse:
     return JSONResponse({"status": "ready", "state": state, "config_version": version})
 
 
-@routes.get("/metrics", dependencies=may_read, responses=answers("Metrics"), response_class=Response, tags=["service"])
-async def metrics(router: TheRouter) -> Response:
+@routes.get(
+    "/metrics", dependencies=may_read, responses=answers("Metrics"), response_class=PlainTextResponse, tags=["service"]
+)
+async def metrics(router: TheRouter) -> PlainTextResponse:
     """Counters, histograms and gauges for Prometheus; of all processes that serve this port."""
-    return Response(router.exposition(), media_type=CONTENT_TYPE)
+    return PlainTextResponse(router.exposition(), media_type=CONTENT_TYPE)
 
 
 @cache

@@ -397,7 +397,8 @@ async def test_the_policy_schema_and_openapi_are_served() -> None:
         schema.json()["properties"]
     )
     outcome = api["paths"]["/v1/leads/{lead_id}/route"]["post"]["responses"]["200"]["content"]["application/json"]
-    assert list(outcome["schema"]["properties"]) == OUTCOME_KEYS
+    assert outcome["schema"] == {"$ref": "#/components/schemas/Outcome"}
+    assert list(api["components"]["schemas"]["Outcome"]["properties"]) == OUTCOME_KEYS
 
 
 # keys

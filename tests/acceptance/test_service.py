@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +17,7 @@ import httpx
 import pytest
 import structlog
 from builders import make_candidate, make_lead, make_offer, make_policy
-from http_client import assert_problem, client_of, serving
+from http_client import assert_problem, client_of, has, listening, serving
 from prometheus_client.parser import text_string_to_metric_families
 from stage import until
 
@@ -37,29 +36,6 @@ class Slow:
         self.asked.set()
         await self.may_answer.wait()
         return Outcome(lead_id, OutcomeKind.NOT_VALIDATED, None, None, "new")
-
-
-@contextlib.asynccontextmanager
-async def listening(router: Any, **options: Any) -> AsyncIterator[SimpleNamespace]:
-    """The service on a socket of this process; `end` tells it to end, and waits."""
-    socket = server.listen("127.0.0.1", 0, ())
-    service = server._Server(server._config(create_app(router, **options)))
-    service.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
-    running = asyncio.create_task(service.serve([socket]))
-    host, port = socket.getsockname()
-    await until(has(lambda: service.started), "the start")
-    try:
-        yield SimpleNamespace(server=service, host=host, port=port, url=f"http://{host}:{port}", running=running)
-    finally:
-        service.should_exit = True
-        await asyncio.wait_for(running, 10)
-
-
-def has(happened: Callable[[], object]) -> Callable[[], Awaitable[bool]]:
-    async def asked() -> bool:
-        return bool(happened())
-
-    return asked
 
 
 async def answer_to(service: SimpleNamespace, *parts: bytes) -> tuple[int, dict[str, str], Any]:
