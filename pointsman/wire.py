@@ -1,4 +1,4 @@
-"""The JSON of outcomes, explanations, records and errors, keys and order as the contract has them (CONTRACT 5, 7).
+"""The JSON of outcomes, explanations, records and errors, keys and order as the contract has them.
 
 Instants become RFC 3339 text in UTC with `Z`, ids of rows text, decision ids stay integers.
 """

@@ -1,4 +1,4 @@
-"""The configuration, kept current: loaded once, then every committed version in the order of commits (DESIGN 3).
+"""The configuration, kept current: loaded once, then every committed version in the order of commits.
 
 A notification is only the doorbell. The jittered poll is the guarantee, and a router that decides finds out from its
 own first round trip that the cache is behind.

@@ -1,4 +1,4 @@
-"""Caps, what they count, and the routing state that a decision is made on (CONTRACT 4.2)."""
+"""Caps, what they count, and the routing state that a decision is made on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one pure call: a lead, the configuration, the routing state and an instant in, a decision out (CONTRACT 4)."""
+"""The one pure call: a lead, the configuration, the routing state and an instant in, a decision out."""
 
 from __future__ import annotations
 

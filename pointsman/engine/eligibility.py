@@ -1,4 +1,4 @@
-"""Who may have a lead: every check of CONTRACT 4.1, as bits first, as reasons only when somebody asks."""
+"""Who may have a lead: every check, as bits first, as reasons only when somebody asks."""
 
 from __future__ import annotations
 

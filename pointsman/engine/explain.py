@@ -1,4 +1,4 @@
-"""Everyone who could have had a lead: the eligible in rank order, the others with every reason (CONTRACT 5)."""
+"""Everyone who could have had a lead: the eligible in rank order, the others with every reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Acceptance hours: read strictly, compiled once, answered by the instant (CONTRACT 4.1).
+"""Acceptance hours: read strictly, compiled once, answered by the instant.
 
 An instant is open when the local wall clock shows a time inside the hours: both passes of a repeated hour count,
 a skipped one does not exist. Instants are ints: microseconds since the Unix epoch.

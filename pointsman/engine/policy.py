@@ -1,4 +1,4 @@
-"""Policy rules: read once, strictly, into what `decide` asks of them (CONTRACT 3)."""
+"""Policy rules: read once, strictly, into what `decide` asks of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a decision: its canonical bytes, its digest, and the state that it rests on (CONTRACT 2.2).
+"""The record of a decision: its canonical bytes, its digest, and the state that it rests on.
 
 The claim appends what it proved and hashes head and state in the database: `sha256(head || state)`, its first 16 bytes.
 

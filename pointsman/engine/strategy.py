@@ -1,4 +1,4 @@
-"""In which order eligible buyers come: strategy, SLA preference and tie-breakers as one key (CONTRACT 3 and 4.4)."""
+"""In which order eligible buyers come: strategy, SLA preference and tie-breakers as one key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time zones as spans of constant offset, and the hour and day windows that caps count over (CONTRACT 4.2).
+"""Time zones as spans of constant offset, and the hour and day windows that caps count over.
 
 Data come from the `tzdata` package alone, never from the operating system, so that every process of a release
 agrees. Instants and offsets are ints: microseconds since the Unix epoch, microseconds east of UTC.

@@ -1,4 +1,4 @@
-"""Caps and what they count (CONTRACT 4.2); windows themselves are tested with the zones."""
+"""Caps and what they count; windows themselves are tested with the zones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one pure call, against the contract as an oracle reads it, and what holds whatever the world (CONTRACT 4)."""
+"""The one pure call, against the contract as an oracle reads it, and what holds whatever the world."""
 
 from __future__ import annotations
 

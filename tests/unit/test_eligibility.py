@@ -1,4 +1,4 @@
-"""Who may have a lead, and every reason why not (CONTRACT 4.1)."""
+"""Who may have a lead, and every reason why not."""
 
 from __future__ import annotations
 

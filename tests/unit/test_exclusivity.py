@@ -1,4 +1,4 @@
-"""Which exclusivity speaks for a lead, and what its holder's standing means (CONTRACT 4.3)."""
+"""Which exclusivity speaks for a lead, and what its holder's standing means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an explanation says of everyone (CONTRACT 5); the oracle in `test_decide` checks the rest."""
+"""What an explanation says of everyone; the oracle in `test_decide` checks the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Postal codes and cities in one form (CONTRACT 4.1)."""
+"""Postal codes and cities in one form."""
 
 from __future__ import annotations
 

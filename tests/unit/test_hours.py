@@ -1,4 +1,4 @@
-"""Acceptance hours (CONTRACT 4.1)."""
+"""Acceptance hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration at one version: whatever happened, it is as if built from the rows that stand (CONTRACT 4)."""
+"""The configuration at one version: whatever happened, it is as if built from the rows that stand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policy rules (CONTRACT 3): what is valid, what is not and where, and which policy wins."""
+"""Policy rules: what is valid, what is not and where, and which policy wins."""
 
 from __future__ import annotations
 

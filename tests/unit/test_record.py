@@ -1,4 +1,4 @@
-"""The record of a decision, and deciding again from it (CONTRACT 2.2, 4.5)."""
+"""The record of a decision, and deciding again from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order eligible buyers come (CONTRACT 3 and 4.4)."""
+"""In which order eligible buyers come."""
 
 from __future__ import annotations
 

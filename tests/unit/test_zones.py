@@ -1,4 +1,4 @@
-"""Time zones, and the windows that caps count over (CONTRACT 4.2)."""
+"""Time zones, and the windows that caps count over."""
 
 from __future__ import annotations
 
