@@ -125,7 +125,6 @@ AREAS: dict[str, dict[str, Any]] = {
     "no scope": {"scope": None},
     "no market": {"market_id": None},
     "no buyer": {"buyer_id": None},
-    "market with a value": {"value": "x"},
     "city without a value": {"scope": "city"},
     "blank postal code": {"scope": "postal_code", "value": " \t"},
     "not known to be active": {"is_active": None},
@@ -265,6 +264,19 @@ async def test_bad_area_covers_nothing(database: str, connection: asyncpg.Connec
         await connection.execute("update buyer_service_areas set market_id = $1 where buyer_id is not null", MARKET)
         mended = await router.explain(await make_lead(connection, offer))
         assert len(bad) - 2 + 1 == len(mended.eligible)  # all but the two rows without a buyer, and the good one
+
+
+async def test_area_that_is_a_whole_market_covers_it_whatever_value_stands_beside(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await connection.execute(LOOSE)
+    offer = await make_offer(connection)
+    buyer = await make_buyer(connection)
+    await enroll(connection, buyer, offer)
+    await make_area(connection, buyer, value="x")
+    await make_policy(connection)
+    async with Router.open(database) as router:
+        assert (await router.route(await make_lead(connection, offer))).buyer_id == buyer
 
 
 async def test_area_twice_is_an_area_once_until_both_are_gone(database: str, connection: asyncpg.Connection) -> None:
