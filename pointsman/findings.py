@@ -291,6 +291,11 @@ def malformed_rows(configuration: Configuration) -> Iterator[Finding]:
     for image in configuration.exclusivities:
         if image["is_active"] and (problem := _exclusivity_problem(image)):
             yield Finding(Code.ROW_MALFORMED, Level.ERROR, (_exclusivity(image["id"]),), {"problem": problem})
+    for row in _exclusivities(configuration):
+        offer = configuration.indexes.offers.get(row.offer_id)
+        if offer is not None and None not in (offer.market_id, row.market_id) and offer.market_id != row.market_id:
+            facts = {"problem": "its offer is for another market"}
+            yield Finding(Code.ROW_MALFORMED, Level.WARNING, (_exclusivity(row.id),), facts)
 
 
 def _area_problem(image: Image) -> str:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pointsman.check import ADVICE, TITLES, Checked, Owned, Progress
 from pointsman.findings import Code, Finding, Level, Subject
-from pointsman.model import OutcomeKind
+from pointsman.model import Exclusion, OutcomeKind, ReasonCode
 from pointsman.ownership import Ownership, Role
 from pointsman.sentences import sentence
 
@@ -28,6 +28,9 @@ SHOWN_OF_EACH: Final = 20
 WEEKS_SHOWN: Final = 5
 
 STYLES: Final = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.NOTICE: "cyan"}
+
+_ELSEWHERE: Final = (ReasonCode.ENROLLMENT_INACTIVE, ReasonCode.NOT_IN_SERVICE_AREA)
+"""Why most of a big offer's buyers are out of the question at any one place."""
 
 _ROLES: Final = {
     Role.COUNTS: "counts",
@@ -90,8 +93,11 @@ def draw_owned(out: Console, owned: Owned) -> None:
             out.print(_chain(answer, owned.names))
         if answer.eligible:
             out.print(_candidates(answer, owned.names))
-        if answer.excluded:
-            out.print(_excluded(answer, owned.names))
+        near = [excluded for excluded in answer.excluded if not _is_elsewhere(excluded)]
+        if near:
+            out.print(_excluded(near, owned.names))
+        if elsewhere := len(answer.excluded) - len(near):
+            _line(out, f"{elsewhere} more enrolled in the offer are not active there or do not serve the place.")
 
 
 def _verdict(answer: Ownership, names: Mapping[UUID, str]) -> str:
@@ -138,9 +144,13 @@ def _candidates(answer: Ownership, names: Mapping[UUID, str]) -> Table:
     return table
 
 
-def _excluded(answer: Ownership, names: Mapping[UUID, str]) -> Table:
-    table = Table("buyer", "why not", title="Who cannot", box=SIMPLE)
-    for excluded in answer.excluded:
+def _is_elsewhere(excluded: Exclusion) -> bool:
+    return all(reason.code in _ELSEWHERE for reason in excluded.reasons)
+
+
+def _excluded(near: Iterable[Exclusion], names: Mapping[UUID, str]) -> Table:
+    table = Table("buyer", "why not", title="Who serves it and cannot", box=SIMPLE)
+    for excluded in near:
         why = "\n".join(sentence(reason, lambda buyer: _name(buyer, names)) for reason in excluded.reasons)
         table.add_row(escape(_name(excluded.buyer_id, names)), escape(why))
     return table

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pointsman.check import ADVICE, TITLES, finding_json
+from pointsman.engine.capacity import State
+from pointsman.engine.decide import decide
+from pointsman.engine.exclusivity import holding
 from pointsman.findings import Code, Configuration, Finding, Level, findings
+from pointsman.model import Lead, micros
 from pointsman.ownership import Ownership, Role, ownership
 from pointsman.wire import plain
+from pointsman.world import World, build
+from pointsman.world import leads as new_leads
 
 from .worlds import (
     CLOSED,
@@ -175,6 +182,12 @@ def test_an_exclusivity_that_holds_nothing_is_malformed(over: dict[str, Any], pr
     (finding,) = found(candidate(1), exclusivity(**over))
     assert (Code.ROW_MALFORMED, Level.ERROR) == (finding.code, finding.level)
     assert problem in finding.facts["problem"]
+
+
+def test_an_exclusivity_for_another_market_than_its_offer_holds_nothing() -> None:
+    held = exclusivity(scope="market", market_id=OTHER_MARKET)
+    rows = found(offer(market_id=MARKET), candidate(1), held)
+    assert [(Code.ROW_MALFORMED, Level.WARNING)] == codes(rows)
 
 
 def test_rows_that_name_what_does_not_exist_are_orphaned() -> None:
@@ -561,6 +574,71 @@ def test_facts_name_a_few_of_many_rows_and_count_them_all() -> None:
         found(candidate(1), candidate(2), exclusivity(), narrow), Code.EXCLUSIVITY_SHADOWED, Level.NOTICE
     ).facts
     assert (10, 12) == (len(facts["by"]), facts["by_in_all"])
+
+
+# what is said holds when leads come
+
+
+def test_what_is_found_to_be_impossible_never_happens() -> None:
+    built = build(seed=11, buyers=300, areas=3_000, exclusivities=120)
+    configuration = Configuration(1, TOKEN, NOON)
+    for table, rows in images_of(built):
+        for image in rows:
+            configuration.add(table, image)
+    every = findings(configuration)
+    impossible = {(finding.code, *finding.rows[0].ids.values()) for finding in every}
+    barren = {
+        (finding.rows[0].ids["id"], finding.facts["market_id"]) for finding in every if finding.code is Code.NOBODY_EVER
+    }
+    leads = [Lead(*new) for new in new_leads(built, 1_500, seed=3)]
+    routed = 0
+    for number, lead in enumerate(leads):
+        moment = NOON + number % 168 * 3_600_000_000
+        decision = decide(lead, configuration.indexes, State(), moment)
+        held = holding(configuration.indexes.exclusivities(lead), moment)
+        if decision.winner is None:
+            continue
+        routed += 1
+        assert (lead.offer_id, lead.market_id) not in barren
+        assert (Code.PRIORITY_NEVER_REACHED, decision.winner.buyer_id, lead.offer_id) not in impossible
+        assert (Code.OFFER_WITHOUT_BUYERS, lead.offer_id) not in impossible
+        assert (Code.OFFER_WITHOUT_POLICY, lead.offer_id) not in impossible
+        if held is not None and (Code.EXCLUSIVITY_DEAD, held.exclusivity.id) in impossible:
+            assert decision.winner.buyer_id != held.exclusivity.buyer_id
+        assert decision.policy is not None
+        assert (Code.POLICY_NEVER_REACHED, decision.policy.id) not in impossible
+        assert (Code.POLICY_SHADOWED, decision.policy.id) not in impossible
+    assert routed > 300
+    assert barren
+    assert {Code.PRIORITY_NEVER_REACHED, Code.EXCLUSIVITY_DEAD, Code.POLICY_SHADOWED} <= {
+        code for code, *_ in impossible
+    }
+
+
+def images_of(built: World) -> Iterable[tuple[str, Iterable[Image]]]:
+    """The rows of a world as the feed gives them."""
+    yield "offers", [row._asdict() for row in built.offers]
+    yield (
+        "buyers",
+        [
+            {**row._asdict(), "funded": row.min_balance is None or row.balance >= row.min_balance}
+            for row in built.buyers
+        ],
+    )
+    yield "buyer_offers", [{**row._asdict(), "enrolled_at": micros(row.created_at)} for row in built.buyer_offers]
+    yield "buyer_service_areas", [row._asdict() for row in built.buyer_service_areas]
+    yield (
+        "offer_exclusivities",
+        [
+            {**row._asdict(), "valid_from": in_micros(row.valid_from), "valid_to": in_micros(row.valid_to)}
+            for row in built.offer_exclusivities
+        ],
+    )
+    yield "routing_policies", [row._asdict() for row in built.routing_policies]
+
+
+def in_micros(instant: datetime | None) -> int | None:
+    return None if instant is None else micros(instant)
 
 
 # who owns
