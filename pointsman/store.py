@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -237,7 +237,8 @@ class Store:
                 try:
                     yield connection
                 except (*_AWAY, TimeoutError, StoreUnavailable):
-                    connection.terminate()  # whatever state it is in, nobody gets it again
+                    with suppress(asyncpg.InterfaceError):  # it is gone already
+                        connection.terminate()  # whatever state it is in, nobody gets it again
                     raise
 
     def connections(self) -> tuple[int, int]:
