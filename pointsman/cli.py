@@ -34,7 +34,7 @@ from pointsman import replay as proof
 from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
 from pointsman.findings import Level
 from pointsman.model import Exclusion, Explanation, Outcome, Ranked
-from pointsman.report import draw_checked, draw_owned, stages
+from pointsman.report import draw_checked, draw_owned
 from pointsman.router import Router
 from pointsman.sentences import headline, sentence
 from pointsman.settings import ApiKey, Scope, Settings, read_settings
@@ -323,7 +323,7 @@ def check_configuration(
             else:
                 draw_owned(out, owned)
             return
-        with stages(err) as progress:
+        with _stages() as progress:
             checked = _run(lint.check(dsn, progress))
     if as_json:
         _print_json(lint.checked_json(checked, level))

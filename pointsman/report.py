@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
@@ -12,12 +11,10 @@ from uuid import UUID
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from pointsman.check import ADVICE, TITLES, Checked, Owned, Progress
+from pointsman.check import ADVICE, TITLES, Checked, Owned
 from pointsman.findings import Code, Finding, Level, Subject
 from pointsman.model import Exclusion, OutcomeKind, ReasonCode
 from pointsman.ownership import Ownership, Role
@@ -39,21 +36,6 @@ _ROLES: Final = {
     Role.NOT_YET: "not valid yet",
     Role.EXPIRED: "expired",
 }
-
-
-@contextmanager
-def stages(err: Console) -> Iterator[Progress]:
-    """A bar for each stage of a check, where somebody looks on; one that is over at once is hardly seen."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield show
 
 
 def draw_checked(out: Console, checked: Checked, level: Level) -> None:
