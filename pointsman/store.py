@@ -373,6 +373,10 @@ class Store:
         while rows := await cursor.fetch(slice_rows):
             yield cast("list[Mapping[str, Any]]", rows)  # records are read like mappings
 
+    async def detached(self, connection: Connection) -> list[str]:
+        """Configuration tables whose changes nobody logs, because a trigger is missing, off or not ours."""
+        return [row["rel"] for row in await connection.fetch(self._sql["detached"])]
+
     async def changes(self, connection: Connection, since: int, limit: int) -> list[RowImage]:
         """The first `limit` rows that were committed after version `since`, in the order of commits."""
         return [_row_image(row) for row in await connection.fetch(self._sql["changes"], since, limit)]

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 POLL_SECONDS = (0.25, 1.0)
 BACKOFF_SECONDS = (0.1, 5.0)
 STALE_AFTER_SECONDS = 5.0
+VERIFY_SECONDS = 60.0
+"""The cache is compared with the tables when its connection comes back, but not more often than this."""
 SLICE_ROWS = 2_000
 """Rows read or applied between two looks at other work: some milliseconds."""
 
@@ -63,6 +65,10 @@ class Cache:
         self._task: asyncio.Task[None] | None = None
         self._proven_at = float("-inf")
         self._is_connected = False
+        self._verification: asyncio.Task[object] | None = None
+        self._verified_at = time.monotonic()
+        self.differences = 0
+        """Rows that were not as in the tables, by every verification so far."""
 
     @property
     def state(self) -> FeedState:
@@ -110,17 +116,19 @@ class Cache:
         listener = await self._listen()
         try:
             await self.catch_up(listener)
+            await self._warn_of_detached(listener)
         except BaseException:
             listener.terminate()
             raise
         self._task = asyncio.create_task(self._supervise(listener), name="pointsman-feed")
 
     async def stop(self) -> None:
-        """End the feed's task and its connection."""
-        task, self._task = self._task, None
-        while task is not None and not task.done():
-            task.cancel()  # again and again: a driver's wait can swallow a cancellation that comes with its answer
-            await asyncio.wait([task], timeout=0.1)
+        """End the feed's tasks and its connection."""
+        tasks, self._task, self._verification = (self._task, self._verification), None, None
+        for task in tasks:
+            while task is not None and not task.done():
+                task.cancel()  # again and again: a driver's wait can swallow a cancellation that comes with its answer
+                await asyncio.wait([task], timeout=0.1)
 
     async def at_least(self, version: Version, connection: Connection) -> Indexes:
         """The indexes at `version` or a later one, whole. The caller must not await before it is done with them.
@@ -157,6 +165,44 @@ class Cache:
                         await self._apply(connection, indexes)
             self._proven_at = max(self._proven_at, asked_at)
 
+    async def verify(self) -> dict[str, int]:
+        """Compare every row with the tables, read anew beside, at one version; take those where any differs.
+
+        Answers how many rows differ, by table. This is what finds a change that was never logged (a trigger that was
+        off for a while) or was wrongly applied; the feed cannot.
+        """
+        self._verified_at = time.monotonic()
+        async with self._store.connection() as connection:
+            await self._warn_of_detached(connection)
+            true = await self._read(connection)
+            await self.catch_up(connection)
+            async with self._lock:
+                indexes = self._indexes
+                if indexes is None or not self._is_whole or not await self._moved_on(connection, true, indexes):
+                    return {}
+                found = await _differences(indexes, true)
+                if found:
+                    log.error("the cache was not as the tables are, and has been replaced", rows=found)
+                    self.differences += sum(found.values())
+                    self._indexes = true
+                return found
+
+    async def _moved_on(self, connection: Connection, behind: Indexes, until: Indexes) -> bool:
+        """Bring indexes that were read beside to the version of those in use; false if the feed cannot."""
+        with translated():
+            changes = [change async for change in self._all_changes(connection, behind.version)]
+        changes = [change for change in changes if change.version.number <= until.version]
+        if any(change.op == "t" for change in changes):
+            return False
+        await _apply(behind, changes)
+        return (behind.version, behind.token) == (until.version, until.token)
+
+    async def _warn_of_detached(self, connection: Connection) -> None:
+        with translated():
+            detached = await self._store.detached(connection)
+        if detached:
+            log.error("changes of these tables are not logged; run `pointsman migrate`", tables=detached)
+
     async def _is_newest(self, connection: Connection) -> bool:
         """Prove that there is nothing to catch up with, without keeping anyone waiting who has.
 
@@ -183,7 +229,13 @@ class Cache:
     # reading
 
     async def _load(self, connection: Connection) -> None:
-        """Read the tables as of one moment into new indexes, and put these in the place of the old ones."""
+        """Put indexes made of the tables in the place of the old ones."""
+        self._indexes = await self._read(connection)
+        self._is_whole = True
+        self._metrics.loads.inc()
+
+    async def _read(self, connection: Connection) -> Indexes:
+        """New indexes of the tables as of one moment."""
         with translated():
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 version = await self._store.version(connection)
@@ -195,9 +247,7 @@ class Cache:
                         for row in rows:
                             indexes.apply(Change(table, "", row), version.number)
                         await asyncio.sleep(0)
-        self._metrics.loads.inc()
-        self._indexes = indexes
-        self._is_whole = True
+        return indexes
 
     async def _apply(self, connection: Connection, indexes: Indexes) -> None:
         """Bring the indexes to the newest version, in place, in slices; what breaks off on the way loads anew."""
@@ -205,18 +255,14 @@ class Cache:
             changes = await self._store.changes(connection, indexes.version, SLICE_ROWS)
             if len(changes) == SLICE_ROWS:  # there may be more
                 changes = [change async for change in self._all_changes(connection, indexes.version)]
-        if any(change.op == "t" for change in changes):
+            # again, and after they were read: a process may have been frozen just before, and history pruned meanwhile
+            _, is_known = await self._store.history(connection, Version(indexes.version, indexes.token))
+        if not is_known or any(change.op == "t" for change in changes):
             await self._load(connection)
             return
         self._is_whole = False
-        for count, change in enumerate(changes, start=1):
-            if change.table is not None and change.key is not None:
-                indexes.apply(Change(change.table, change.key, change.image), change.version.number)
-            if count % SLICE_ROWS == 0:
-                await asyncio.sleep(0)
+        await _apply(indexes, changes)
         self._metrics.changes.inc(len(changes))
-        if changes:
-            indexes.version, indexes.token = changes[-1].version
         self._is_whole = True
 
     async def _all_changes(self, connection: Connection, since: int) -> AsyncIterator[RowImage]:
@@ -274,6 +320,19 @@ class Cache:
             if time.monotonic() - began > longest:
                 pause = shortest
             listener, pause = await self._reconnect(pause)
+            self._verify_now_and_then()
+
+    def _verify_now_and_then(self) -> None:
+        """After a time without a connection, see whether anything was missed; as a task beside, since it takes long."""
+        is_due = time.monotonic() - self._verified_at > VERIFY_SECONDS
+        if is_due and (self._verification is None or self._verification.done()):
+            self._verification = asyncio.create_task(self._verify_quietly(), name="pointsman-verify")
+
+    async def _verify_quietly(self) -> None:
+        try:
+            await self.verify()
+        except Exception as error:  # noqa: BLE001 - the next connection brings the next verification
+            log.warning("the cache could not be compared with the tables", error=str(error))
 
     async def _reconnect(self, pause: float) -> tuple[asyncpg.Connection, float]:
         """A new listener, after at least `pause` seconds, and how long to wait at the next time."""

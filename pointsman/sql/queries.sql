@@ -127,6 +127,10 @@ select * from pointsman.image_routing_policies
 select v.version, v.token, exists (select from pointsman.config_commit c where c.version = $1 and c.token = $2) as known
 from (select version, token from pointsman.config_commit where version is not null order by version desc limit 1) v
 
+-- name: detached
+-- Configuration tables whose changes are not logged as they should be.
+select t as rel from pointsman.detached() t
+
 -- name: changes
 -- What was committed after version $1, in the order of commits; the first $2 rows, or all.
 select c.version, c.token, l.rel, l.op::text as op, l.key, l.row::text as image
