@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import StrEnum
+from operator import eq
 from typing import Any
 
 import asyncpg
 import structlog
 
 from pointsman.cache.indexes import TABLES, Change, Indexes
+from pointsman.engine.configuration import Buyer, Enrollment
 from pointsman.errors import DatabaseUnfit, NotReady
 from pointsman.metrics import Metrics
 from pointsman.store import Connection, RowImage, Store, Version, translated
@@ -343,3 +345,45 @@ class Cache:
                 return await self._listen(), pause
             except Exception as error:  # noqa: BLE001 - as above: nothing else would ever connect again
                 log.warning("the database is away", error=str(error))
+
+
+async def _apply(indexes: Indexes, changes: Sequence[RowImage]) -> None:
+    """Bring indexes to the version of the last of `changes`, in slices."""
+    for count, change in enumerate(changes, start=1):
+        if change.table is not None and change.key is not None:
+            indexes.apply(Change(change.table, change.key, change.image), change.version.number)
+        if count % SLICE_ROWS == 0:
+            await asyncio.sleep(0)
+    if changes:
+        indexes.version, indexes.token = changes[-1].version
+
+
+async def _differences(indexes: Indexes, true: Indexes) -> dict[str, int]:
+    """How many rows of the one are not as in the other, by table, where any are; in slices."""
+    tables: list[tuple[str, Mapping[Any, Any], Mapping[Any, Any], Callable[[Any, Any], bool]]] = [
+        ("offers", indexes.offers, true.offers, eq),
+        ("buyers", indexes.buyers, true.buyers, Buyer.is_as),
+        ("buyer_service_areas", indexes.areas, true.areas, eq),
+        ("offer_exclusivities", indexes.exclusivity_rows, true.exclusivity_rows, eq),
+        ("routing_policies", indexes.policies, true.policies, eq),
+    ]
+    found = {table: await _different_rows(ours, theirs, is_same) for table, ours, theirs, is_same in tables}
+    found["buyer_offers"] = 0
+    for offer_id in indexes.enrollments.keys() | true.enrollments.keys():
+        found["buyer_offers"] += await _different_rows(
+            indexes.enrolled(offer_id), true.enrolled(offer_id), Enrollment.is_as
+        )
+    return {table: rows for table, rows in found.items() if rows}
+
+
+async def _different_rows(
+    ours: Mapping[Any, Any], theirs: Mapping[Any, Any], is_same: Callable[[Any, Any], bool]
+) -> int:
+    different = len(ours.keys() - theirs.keys()) if len(ours) != len(theirs) else 0
+    for count, (key, row) in enumerate(theirs.items(), start=1):
+        mine = ours.get(key)
+        if mine is None or not is_same(mine, row):
+            different += 1
+        if count % SLICE_ROWS == 0:
+            await asyncio.sleep(0)
+    return different

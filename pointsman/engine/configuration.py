@@ -69,6 +69,15 @@ class Buyer:
         if self.sla_response_seconds is not None and self.sla_response_seconds < 0:
             self.faults |= Fault.BAD_SLA
 
+    def is_as(self, other: Buyer) -> bool:
+        """Whether both come of the same row, whenever that was read."""
+        hours, others = self.hours, other.hours
+        return (
+            (self.id, self.faults, self.sla_response_seconds) == (other.id, other.faults, other.sla_response_seconds)
+            and self.counts_like(other)
+            and (hours is others or (hours is not None and others is not None and hours.is_as(others)))
+        )
+
     def counts_like(self, other: Buyer) -> bool:
         """Whether leads are counted for both in the same windows under the same caps."""
         return self.zone is other.zone and self.caps == other.caps
@@ -137,6 +146,11 @@ class Enrollment:
             (Fault.DAILY_CAP_OF_BUYER, "day", NOBODY, shared.daily),
         )
         return tuple(Limit(fault, kind, offer_id, cap) for fault, kind, offer_id, cap in limits if cap is not None)
+
+    def is_as(self, other: Enrollment) -> bool:
+        """Whether both come of the same row, whenever that was read."""
+        names = ("buyer_id", "offer_id", "priority_rank", "weight", "enrolled_at", "active", "own_faults", "faults")
+        return self.counts_like(other) and all(getattr(self, name) == getattr(other, name) for name in names)
 
     def counts_like(self, other: Enrollment) -> bool:
         """Whether leads of both are counted under the same caps of the enrollment's own."""

@@ -94,6 +94,10 @@ class Hours:
         self._stretch = _Stretch(0, 0, is_open=False)
         self._chunk = _Chunk(0, 0, [])
 
+    def is_as(self, other: Hours) -> bool:
+        """Whether both are open at the same instants for the same reason."""
+        return (self.zone, self._weekly, self._dates) == (other.zone, other._weekly, other._dates)
+
     def is_open(self, at: int) -> bool:
         """Whether the local clock shows a time inside the hours at `at`."""
         stretch = self._stretch
