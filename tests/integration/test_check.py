@@ -298,6 +298,7 @@ async def test_who_owns_on_the_command_line(database: str, connection: asyncpg.C
         (("--who-owns", "60614", "--offer", "roofing"), "roofing"),
         (("--who-owns", "60614", "--offer", str(MARKET)), "no such offer"),
         (("--who-owns", "60614", "--offer", str(MARKET), "--at", "noon"), "noon"),
+        (("--who-owns", "60614", "--offer", str(MARKET), "--at", "9999-12-31T23:59:59-10:00"), "8999"),
     ],
 )
 async def test_what_cannot_be_asked_is_one_line(database: str, arguments: tuple[str, ...], word: str) -> None:
