@@ -57,6 +57,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 NOT_RUN = {
+    "yaml": "is for a program of somebody else's",
     "mermaid": "a picture, which GitHub draws",
     "bash": "makes environments, or needs a shell of its own; what it names is checked",
     "powershell": "is the bash block beside it for Windows; what it names is checked",
