@@ -1,0 +1,5 @@
+"""The host's own cache."""
+
+from uuid import UUID
+
+accepted: dict[UUID, int] = {}
