@@ -148,8 +148,8 @@ class Enrollment:
         return tuple(Limit(fault, kind, offer_id, cap) for fault, kind, offer_id, cap in limits if cap is not None)
 
     def is_as(self, other: Enrollment) -> bool:
-        """Whether both come of the same row, whenever that was read."""
-        names = ("buyer_id", "offer_id", "priority_rank", "weight", "enrolled_at", "active", "own_faults", "faults")
+        """Whether both come of the same row, whenever that was read; the buyer's part aside."""
+        names = ("buyer_id", "offer_id", "priority_rank", "weight", "enrolled_at", "active", "own_faults")
         return self.counts_like(other) and all(getattr(self, name) == getattr(other, name) for name in names)
 
     def counts_like(self, other: Enrollment) -> bool:
