@@ -36,7 +36,7 @@ from pointsman.findings import Level
 from pointsman.model import Exclusion, Explanation, Outcome, Ranked
 from pointsman.report import draw_checked, draw_owned
 from pointsman.router import Router
-from pointsman.sentences import headline, sentence
+from pointsman.sentences import headline, needed, sentence
 from pointsman.settings import ApiKey, Scope, Settings, read_settings
 from pointsman.wire import answer_json, explanation_json, plain, problem
 
@@ -208,16 +208,28 @@ def route(
 @app.command()
 def explain(
     text: Annotated[str, typer.Argument(metavar="ID", help="A lead's id, or the number of a decision.")],
+    at: Annotated[
+        str | None, typer.Option(metavar="INSTANT", help="What would be at this instant: 2026-03-01T09:00Z, or an age.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(metavar="FILE", help="What would be under these rules (JSON).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show who gets a lead and why each other buyer does not; nothing is written.
 
+    With --at or --policy: who would get it, whatever became of it.
+
     Example: pointsman explain 6f1e0c9e-3c2f-4a55-9d6f-1b1f6f0e2a10
     """
     subject = _subject(text)
+    instant, rules = _instant(at), None if policy is None else _rules(policy)
+    if isinstance(subject, int) and (instant or policy):
+        raise CannotRun("--at and --policy ask about a lead; give its id instead of a decision's number")
     with _database(read_settings()) as dsn:
         try:
-            explanation = _run(_explain(dsn, subject))
+            if isinstance(subject, UUID) and (instant or policy):
+                explanation = _run(_explain_hypothetical(dsn, subject, instant, rules))
+            else:
+                explanation = _run(_explain(dsn, subject))
         except (LeadNotFound, DecisionNotFound, HistoryPruned) as error:
             if as_json:
                 _print_json({"error": problem(error)})
@@ -407,6 +419,24 @@ async def _explain(dsn: str, subject: UUID | int) -> Explanation:
         return await (router.explain(subject) if isinstance(subject, UUID) else router.explain_decision(subject))
 
 
+async def _explain_hypothetical(dsn: str, lead_id: UUID, at: datetime | None, rules: object) -> Explanation:
+    async with Router.open(dsn) as router:
+        return await router.explain_hypothetical(lead_id, at=at, policy=rules)
+
+
+def _rules(path: Path) -> dict[str, Any]:
+    """The rules in a file; raises `CannotRun` for what is no JSON object."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CannotRun(f"the policy file cannot be read: {error.strerror}: `{path}`") from None
+    except (ValueError, RecursionError) as error:
+        raise CannotRun(f"the policy file `{path}` is no JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise CannotRun(f"the policy file `{path}` holds no JSON object; write rules as in docs/policies.md")
+    return document
+
+
 def _subject(text: str) -> UUID | int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else _lead_id(text)
 
@@ -552,7 +582,10 @@ def _eligible(eligible: tuple[Ranked, ...]) -> Table:
 def _excluded(excluded: tuple[Exclusion, ...]) -> Table:
     table = Table(_buyer(), "why not", title="Who could not", box=SIMPLE)
     for exclusion in excluded:
-        table.add_row(str(exclusion.buyer_id), escape("\n".join(sentence(reason) for reason in exclusion.reasons)))
+        why = [sentence(reason) for reason in exclusion.reasons]
+        if exclusion.nearest_miss is not None:
+            why.append(f"needed: {needed(exclusion.nearest_miss)}")
+        table.add_row(str(exclusion.buyer_id), escape("\n".join(why)))
     return table
 
 

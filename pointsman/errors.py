@@ -41,5 +41,9 @@ class HistoryPruned(PointsmanError):
     """The configuration of that time is no longer kept, so the decision cannot be explained again."""
 
 
+class InvalidHypothesis(PointsmanError, ValueError):
+    """What was asked about cannot be."""
+
+
 class EmbeddedUnavailable(PointsmanError):
     """The embedded PostgreSQL cannot be started here."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextvars import Context
 from dataclasses import replace
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, NoReturn
 from uuid import UUID
@@ -22,14 +23,17 @@ from pointsman.claim import Batch, Beliefs, Question
 from pointsman.engine.capacity import Counter, State
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, decide
-from pointsman.engine.explain import Standing, explain
-from pointsman.engine.nearest import with_nearest
+from pointsman.engine.draft import Drafted
+from pointsman.engine.explain import WideSnapshot, explain
+from pointsman.engine.nearest import short_of_balance, with_balance, with_nearest
+from pointsman.engine.policy import InvalidPolicy, Rules, read_rules
 from pointsman.engine.record import read_state, redecide
 from pointsman.errors import (
     Busy,
     DatabaseUnfit,
     DecisionNotFound,
     HistoryPruned,
+    InvalidHypothesis,
     LeadNotFound,
     NotReady,
     PointsmanError,
@@ -37,7 +41,7 @@ from pointsman.errors import (
     UnsuitableTransaction,
 )
 from pointsman.metrics import Gauges, Metrics
-from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, ReasonCode, Record, instant, micros
+from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
 from pointsman.store import (
     Claimed,
     Connection,
@@ -50,6 +54,8 @@ from pointsman.store import (
     translated,
 )
 
+EARLIEST, LATEST = datetime(1969, 12, 31, tzinfo=UTC), datetime(9000, 1, 2, tzinfo=UTC)
+"""The instants that can be asked about, with room for windows and openings on both sides."""
 PLAIN_TRIES = 2
 """Tries without holding configuration still: on beliefs, then on what was read."""
 LARGEST_BATCH = 500
@@ -441,20 +447,52 @@ class Router:
                 if assignment is None:
                     return Explanation(outcome)
                 return await self._explain_record(connection, assignment.decision_id, outcome.status)
-            version = _known(reading.version)
-            for _ in range(EXPLAIN_TRIES):
-                state = await self._true_state(connection, leads, reading, version)
-                indexes = await self.cache.at_least(version, connection)
-                if indexes.version == version.number:
-                    break
-                version = Version(indexes.version, indexes.token)  # moved while the state was read
-            else:
-                raise Busy("the configuration did not hold still long enough for an explanation")
-            decision = decide(leads[0], indexes, state, micros(reading.now))
-            outcome = _outcome(decision, indexes.version, None, leads[0].status)
-            standing = explain(decision, indexes, state)
-            missing = await self._store.missing_balance(connection, _short_of_balance(standing))
-            return Explanation(outcome, *with_nearest(standing, decision, indexes, state, missing))
+            return await self._explain_now(connection, leads[0], _known(reading.version), micros(reading.now))
+
+    async def explain_hypothetical(
+        self, lead: Lead | UUID | str, *, at: datetime | None = None, policy: object = None
+    ) -> Explanation:
+        """What would happen to a lead, whatever became of it, at an instant, under draft rules. Writes nothing.
+
+        `lead` is one that is there, by its id, or made up; `policy` a decoded JSON document of rules, in the place of
+        whatever policy the lead falls under. The configuration and the positions are those of now, and so is what the
+        windows of `at` have counted. Raises `InvalidHypothesis` with the place of what cannot be.
+        """
+        rules = None if policy is None else _draft_rules(policy)
+        if at is not None and (at.tzinfo is None or not EARLIEST <= at <= LATEST):
+            raise InvalidHypothesis(f"`at` is `{at}`; it must be an instant from 1970 to 8999, with its offset")
+        lead_id = lead.id if isinstance(lead, Lead) else _id(lead)
+        async with self._store.connection() as connection:
+            reading = await self._store.read_leads(connection, [lead_id])
+            found = lead if isinstance(lead, Lead) else reading.rows[0].lead
+            if found is None:
+                raise LeadNotFound(f"no such lead: `{lead_id}`")
+            now = micros(reading.now if at is None else at)
+            return await self._explain_now(connection, found, _known(reading.version), now, rules)
+
+    async def _explain_now(
+        self, connection: Connection, lead: Lead, version: Version, at: int, rules: Rules | None = None
+    ) -> Explanation:
+        """What would happen to the lead on the configuration and the state of now."""
+        for _ in range(EXPLAIN_TRIES):
+            indexes = await self.cache.at_least(version, connection)
+            question = Question(indexes.covering(lead), at)
+            state = question.answered(*await self._store.state(connection, question.arguments()))
+            indexes = await self.cache.at_least(version, connection)
+            if indexes.version == version.number:
+                break
+            version = Version(indexes.version, indexes.token)  # moved while the state was read
+        else:
+            raise Busy("the configuration did not hold still long enough for an explanation")
+        # whole before the next await: the indexes change in place
+        snapshot: WideSnapshot = indexes if rules is None else Drafted(indexes, rules)
+        decision = decide(lead, snapshot, state, at)
+        outcome = _outcome(decision, indexes.version, None, lead.status)
+        if rules is not None:
+            outcome = replace(outcome, policy_id=None, policy_version=None)
+        standing = with_nearest(explain(decision, snapshot, state), decision, snapshot, state)
+        missing = await self._store.missing_balance(connection, short_of_balance(standing))
+        return Explanation(outcome, *with_balance(standing, missing))
 
     async def explain_decision(self, decision_id: int) -> Explanation:
         """What a recorded decision was decided from, recomputed; raises `DecisionNotFound`, `HistoryPruned`."""
@@ -565,13 +603,11 @@ def _settled(lead_id: UUID, row: LeadRow) -> Answer:
     return Outcome(lead_id, OutcomeKind.ALREADY_ROUTED, None, lead.buyer_id, lead.status, *(assignment or ()))
 
 
-def _short_of_balance(standing: Standing) -> list[UUID]:
-    """The buyers that lack nothing but balance."""
-    return [
-        excluded.buyer_id
-        for excluded in standing.excluded
-        if [reason.code for reason in excluded.reasons] == [ReasonCode.BELOW_MIN_BALANCE]
-    ]
+def _draft_rules(document: object) -> Rules:
+    try:
+        return read_rules(document)
+    except InvalidPolicy as error:
+        raise InvalidHypothesis(f"the draft policy cannot be used: {error}") from None
 
 
 def _known(version: Version | None) -> Version:

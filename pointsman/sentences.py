@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pointsman.model import Cause, Flag, Outcome, OutcomeKind, Reason, ReasonCode
+from pointsman.model import Cause, Flag, NearestMiss, Outcome, OutcomeKind, Reason, ReasonCode
 
 Facts = Mapping[str, Any]
 
@@ -15,6 +15,12 @@ def sentence(reason: Reason, name: Callable[[object], str] = str) -> str:
     """Why a buyer was not chosen; `name` turns another buyer's id into what people call it."""
     say = _REASONS[reason.code]
     return say if isinstance(say, str) else say(reason.facts, name)
+
+
+def needed(miss: NearestMiss) -> str:
+    """The one change that would have made a buyer eligible."""
+    say = _CHANGES[miss.change]
+    return say if isinstance(say, str) else say(miss.facts)
 
 
 def headline(outcome: Outcome, name: Callable[[object], str] = str) -> str:
@@ -76,6 +82,25 @@ def _at(at: datetime | str) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def _area(facts: Facts) -> str:
+    places = [str(facts[key]) for key in ("postal_code", "city") if key in facts]
+    return "a service area for " + (" or ".join(places) or "the lead's market")
+
+
+def _wait(facts: Facts) -> str:
+    minutes = -(-facts["seconds"] // 60)
+    return f"{minutes:,} minute{'' if minutes == 1 else 's'} later"
+
+
+def _slots(facts: Facts) -> str:
+    per = {"hour": "hourly", "day": "daily"}[facts["window"]]
+    return f"{facts['slots']} more {per} slot{'' if facts['slots'] == 1 else 's'}"
+
+
+def _money(facts: Facts) -> str:
+    return "more balance" if facts["amount"] is None else f"{facts['amount']} more balance"
+
+
 _FIELDS: Final = {"postal_code": "postal code", "city": "city"}
 
 _REASONS: Final[dict[ReasonCode, str | Callable[[Facts, Callable[[object], str]], str]]] = {
@@ -92,6 +117,20 @@ _REASONS: Final[dict[ReasonCode, str | Callable[[Facts, Callable[[object], str]]
     ReasonCode.ZERO_WEIGHT: "has weight 0 and is never chosen by weight",
     ReasonCode.NOT_ENROLLED: "holds the offer exclusively there, but is not enrolled in it",
     ReasonCode.HELD_BY_EXCLUSIVE_BUYER: _held,
+}
+
+_CHANGES: Final[dict[str, str | Callable[[Facts], str]]] = {
+    "activate_enrollment": "an active enrollment",
+    "complete_lead": lambda facts: "a lead with a " + " or ".join(_FIELDS[field] for field in facts["missing"]),
+    "add_service_area": _area,
+    "repair": lambda facts: f"a `{facts['field']}` that can be used",
+    "resume_buyer": "to be resumed",
+    "later": _wait,
+    "raise_cap": _slots,
+    "add_balance": _money,
+    "respond_within": lambda facts: f"a response within {facts['seconds']} s",
+    "raise_weight": "a weight of 1",
+    "end_exclusivity": "the exclusivity to end",
 }
 
 _CAUSES: Final = {

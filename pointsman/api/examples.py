@@ -123,6 +123,7 @@ _RAISED: tuple[PointsmanError, ...] = (
     errors.DecisionNotFound("no such decision: `4711`"),
     errors.Refused("the database refuses this: leads are frozen"),
     errors.HistoryPruned("the configuration at version 12 is no longer kept"),
+    errors.InvalidHypothesis("the draft policy cannot be used: `strategy.kind` is missing"),
     errors.Busy("others hold what this needs for too long: canceling statement due to lock timeout"),
     errors.NotReady("the router has not loaded its configuration yet"),
     errors.StoreUnavailable("the database did not answer in time"),

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from pointsman.api.authentication import Allowed
 from pointsman.api.openapi import answers
@@ -18,6 +18,7 @@ from pointsman.api.problems import ProblemRoute
 from pointsman.cache.feed import FeedState
 from pointsman.errors import NotReady
 from pointsman.metrics import CONTENT_TYPE
+from pointsman.model import Lead
 from pointsman.router import Router
 from pointsman.settings import Scope
 from pointsman.wire import answer_json, explanation_json, outcome_json, plain, record_json
@@ -43,12 +44,58 @@ TheRouter = Annotated[Router, Depends(the_router)]
 DecisionId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 
 
+@cache
+def read_policy_schema() -> dict[str, Any]:
+    """The package's own JSON Schema of policy rules."""
+    schema: dict[str, Any] = json.loads((files("pointsman") / "policy.schema.json").read_text("utf-8"))
+    return schema
+
+
 class LeadIds(BaseModel):
     """A batch of leads; one that stands in it twice is routed once and answered twice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lead_ids: Annotated[list[UUID], Field(max_length=LARGEST_BATCH)]
+
+
+Instant = Annotated[
+    AwareDatetime,
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": "^(19[7-9][0-9]|[2-8][0-9]{3})-"}),
+]
+
+
+def _described_rules() -> dict[str, Any]:
+    """The schema of rules without what tools that read OpenAPI choke on; the last tie-breaker is `buyer_id`."""
+    schema = {key: value for key, value in read_policy_schema().items() if key not in ("$schema", "$id")}
+    breakers = {key: value for key, value in schema["properties"]["tie_breakers"].items() if key not in ("contains", "allOf")}
+    return {**schema, "properties": {**schema["properties"], "tie_breakers": breakers}}
+
+
+Rules = Annotated[dict[str, Any], WithJsonSchema(_described_rules())]
+
+
+class HypotheticalLead(BaseModel):
+    """A lead that may or may not exist; its id matters where buyers are drawn by lots."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: UUID = UUID(int=0)
+    offer_id: UUID | None = None
+    vertical_id: UUID | None = None
+    market_id: UUID | None = None
+    postal_code: str | None = None
+    city: str | None = None
+
+
+class Hypothesis(BaseModel):
+    """A lead, an instant instead of now, draft rules instead of the policy that the lead falls under."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lead: HypotheticalLead
+    at: Instant | None = None
+    policy: Rules | None = None
 
 
 class SchemaResponse(JSONResponse):
@@ -106,6 +153,15 @@ async def decision(decision_id: DecisionId, router: TheRouter) -> JSONResponse:
 async def explain_decision(decision_id: DecisionId, router: TheRouter) -> JSONResponse:
     """What the decision was decided from, recomputed; 410 where the configuration of its time is no longer kept."""
     return JSONResponse(explanation_json(await router.explain_decision(decision_id)))
+
+
+@routes.post("/v1/explain", dependencies=may_read, responses=answers("Explanation", 408, 413), tags=["leads"])
+async def explain_hypothetical(hypothesis: Hypothesis, router: TheRouter) -> JSONResponse:
+    """What would happen to a lead that is made up, at an instant, under draft rules; nothing is written."""
+    lead = Lead(*hypothesis.lead.model_dump().values())
+    return JSONResponse(
+        explanation_json(await router.explain_hypothetical(lead, at=hypothesis.at, policy=hypothesis.policy))
+    )
 
 
 @routes.get("/v1/cache", dependencies=may_read, responses=answers("Cache"), tags=["service"])

@@ -23,19 +23,14 @@ from pointsman.engine.policy import Rules
 from pointsman.engine.strategy import Ranking, lead_hash
 from pointsman.model import Exclusion, Flag, Lead, LostBy, NearestMiss, Ranked, Reason, ReasonCode, instant, micros
 
-Missing = Mapping[UUID, Decimal | None]
-"""How much balance a buyer lacks, as far as somebody looked it up."""
 
-
-def with_nearest(
-    standing: Standing, decision: Decision, snapshot: WideSnapshot, state: State, missing: Missing | None = None
-) -> Standing:
+def with_nearest(standing: Standing, decision: Decision, snapshot: WideSnapshot, state: State) -> Standing:
     """The same standing, with what each buyer in it would have needed."""
     policy = decision.policy
     if policy is None or policy.rules is None:
         return standing
     enrolled = snapshot.enrolled(decision.lead.offer_id)
-    near = _Near(decision, snapshot, state, policy.rules, missing or {})
+    near = _Near(decision, snapshot, state, policy.rules)
     ranking = Ranking(policy.rules, decision.lead.id, state)
     return Standing(
         tuple(
@@ -48,16 +43,37 @@ def with_nearest(
     )
 
 
+def short_of_balance(standing: Standing) -> list[UUID]:
+    """The buyers that lack nothing but balance."""
+    return [
+        excluded.buyer_id
+        for excluded in standing.excluded
+        if excluded.nearest_miss is not None and excluded.nearest_miss.change == "add_balance"
+    ]
+
+
+def with_balance(standing: Standing, missing: Mapping[UUID, Decimal | None]) -> Standing:
+    """The same standing, with how much balance those lack that lack nothing else, as far as that is known."""
+    told = {
+        buyer_id: NearestMiss("add_balance", {"amount": str(amount)})
+        for buyer_id, amount in missing.items()
+        if amount is not None
+    }
+    return standing._replace(
+        excluded=tuple(
+            replace(excluded, nearest_miss=told.get(excluded.buyer_id, excluded.nearest_miss))
+            for excluded in standing.excluded
+        )
+    )
+
+
 class _Near:
     """Looks for the one change that would have made a buyer eligible."""
 
-    def __init__(
-        self, decision: Decision, snapshot: WideSnapshot, state: State, rules: Rules, missing: Missing
-    ) -> None:
+    def __init__(self, decision: Decision, snapshot: WideSnapshot, state: State, rules: Rules) -> None:
         self._decision = decision
         self._state = state
         self._rules = rules
-        self._missing = missing
         exclusive = Flag.EXCLUSIVE in decision.flags
         self._holder = _holder(snapshot, decision) if exclusive else None
         self._covering = {enrollment.buyer_id for enrollment in snapshot.covering(decision.lead)}
@@ -73,7 +89,7 @@ class _Near:
             return None  # the lead would still be another's
         if self._fails_besides(enrollment, reason.code):
             return None
-        return self._change(reason, excluded.buyer_id)
+        return self._change(reason)
 
     def _fails_besides(self, enrollment: Enrollment, code: ReasonCode) -> bool:
         """Whether a buyer that was not examined for where it stands fails other checks too."""
@@ -85,7 +101,7 @@ class _Near:
             return bool(reasons(enrollment, self._rules, self._state, self._decision.at))
         return False
 
-    def _change(self, reason: Reason, buyer_id: UUID) -> NearestMiss | None:
+    def _change(self, reason: Reason) -> NearestMiss | None:
         facts = reason.facts
         match reason.code:
             case ReasonCode.ENROLLMENT_INACTIVE:
@@ -105,8 +121,7 @@ class _Near:
                 slots = facts["used"] - facts["cap"] + 1
                 return NearestMiss("raise_cap", {"level": facts["level"], "window": kind, "slots": slots})
             case ReasonCode.BELOW_MIN_BALANCE:
-                amount = self._missing.get(buyer_id)
-                return NearestMiss("add_balance", {"amount": None if amount is None else str(amount)})
+                return NearestMiss("add_balance", {"amount": None})
             case ReasonCode.SLA_TOO_SLOW:
                 return NearestMiss("respond_within", {"seconds": facts["max_response_seconds"]})
             case ReasonCode.ZERO_WEIGHT:

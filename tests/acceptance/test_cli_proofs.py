@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -9,7 +11,7 @@ import pytest
 
 from pointsman import Router
 from tests.acceptance.test_cli import assert_cannot_run, run
-from tests.builders import make_candidate, make_lead, make_offer, make_policy
+from tests.builders import make_candidate, make_lead, make_offer, make_policy, rules
 
 
 @pytest.fixture
@@ -82,3 +84,25 @@ async def test_prune_says_what_went(database: str, connection: asyncpg.Connectio
     version = await connection.fetchval("select config_version from pointsman.decisions")
     assert f"history begins with config version {version}" in shown.out
     assert 0 == (await run("replay", database=database)).code
+
+
+async def test_explain_says_what_would_be(
+    database: str, connection: asyncpg.Connection, routed: list[UUID], tmp_path: Path
+) -> None:
+    draft = tmp_path / "rules.json"
+    draft.write_text(json.dumps(rules(strategy={"kind": "rotation"})))
+    ran = await run("explain", routed[0], "--policy", draft, "--json", database=database)
+    assert (0, "routed", None) == (ran.code, ran.json["outcome"]["outcome"], ran.json["outcome"]["policy_id"])
+    await connection.execute("update buyers set status = 'paused'")
+    shown = await run("explain", routed[0], "--at", "2026-07-01T09:00Z", database=database)
+    assert "needed: to be resumed" in shown.out
+
+
+async def test_explain_refuses_what_is_no_policy(database: str, routed: list[UUID], tmp_path: Path) -> None:
+    draft = tmp_path / "rules.json"
+    absent = await run("explain", routed[0], "--policy", draft, database=database)
+    assert_cannot_run(absent, "cannot be read", "rules.json")
+    for text, said in (("{", "no JSON"), ("[]", "no JSON object"), ("{}", "`strategy` is missing")):
+        draft.write_text(text)
+        assert_cannot_run(await run("explain", routed[0], "--policy", draft, database=database), said)
+    assert_cannot_run(await run("explain", 1, "--policy", draft, database=database), "ask about a lead")

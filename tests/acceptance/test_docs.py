@@ -27,7 +27,7 @@ from builders import make_candidate, make_lead, make_offer, make_policy, rules
 from fastapi import FastAPI
 
 from pointsman import errors
-from pointsman.api.routes import LeadIds, routes
+from pointsman.api.routes import Hypothesis, LeadIds, routes
 from pointsman.cache.feed import Cache, FeedState
 from pointsman.cache.indexes import Indexes
 from pointsman.cli import app
@@ -232,6 +232,10 @@ def is_policy(example: dict[str, Any]) -> None:
     read_rules(rules(**example))
 
 
+def is_hypothesis(example: dict[str, Any]) -> None:
+    read_rules(Hypothesis.model_validate(example).policy)
+
+
 def is_outcome(example: dict[str, Any]) -> None:
     assert spelt(outcome_json(an_outcome(example))) == spelt(example)
 
@@ -336,6 +340,7 @@ def spelt(value: object) -> str:
 FORMS: dict[str, Callable[[dict[str, Any]], object]] = {
     "weekly": read_hours,
     "lead_ids": LeadIds.model_validate,
+    "lead": is_hypothesis,
     "error": is_error_of_a_batch,
     "eligible": is_explanation,
     "digest": is_record,

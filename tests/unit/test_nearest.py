@@ -14,7 +14,7 @@ from pointsman.cache.indexes import Indexes
 from pointsman.engine.capacity import State
 from pointsman.engine.explain import Standing, explain
 from pointsman.engine.hours import WEEKDAYS
-from pointsman.engine.nearest import with_nearest
+from pointsman.engine.nearest import short_of_balance, with_balance, with_nearest
 from pointsman.model import Lead, LostBy, NearestMiss
 
 from .worlds import (
@@ -34,9 +34,9 @@ from .worlds import (
 )
 
 
-def standing(world: Indexes, state: State | None = None, lead: Lead | None = None, missing: Any = None) -> Standing:
+def standing(world: Indexes, state: State | None = None, lead: Lead | None = None) -> Standing:
     known, decision = state or State(), decided(world, state, lead)
-    return with_nearest(explain(decision, world, known), decision, world, known, missing)
+    return with_nearest(explain(decision, world, known), decision, world, known)
 
 
 def miss(found: Standing, buyer: UUID = ONE) -> NearestMiss | None:
@@ -109,8 +109,10 @@ def test_lead_that_lacks_its_place_is_to_be_completed() -> None:
 
 
 def test_balance_is_told_where_it_was_looked_up() -> None:
-    found = miss(standing(make_world(candidate(1, funded=False)), missing={ONE: Decimal("12.50")}))
-    assert NearestMiss("add_balance", {"amount": "12.50"}) == found
+    found = standing(make_world(candidate(1, funded=False), candidate(2, funded=False, status="paused")))
+    assert [ONE] == short_of_balance(found)
+    assert NearestMiss("add_balance", {"amount": "12.50"}) == miss(with_balance(found, {ONE: Decimal("12.50")}))
+    assert NearestMiss("add_balance", {"amount": None}) == miss(with_balance(found, {ONE: None}))
 
 
 def test_response_time_and_weight() -> None:

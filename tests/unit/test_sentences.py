@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from pointsman.model import Cause, Flag, Outcome, OutcomeKind, Reason, ReasonCode
-from pointsman.sentences import headline, sentence
+from pointsman.model import Cause, Flag, NearestMiss, Outcome, OutcomeKind, Reason, ReasonCode
+from pointsman.sentences import headline, needed, sentence
 
 AT = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
 CAP = {"level": "enrollment", "used": 2, "cap": 2, "window_start": AT, "window_end": AT}
@@ -60,3 +60,22 @@ def test_every_outcome_has_a_headline(kind: OutcomeKind) -> None:
 def test_every_cause_has_a_headline(cause: Cause) -> None:
     outcome = Outcome(UUID(int=1), OutcomeKind.NO_ROUTE, cause, None, "validated")
     assert headline(outcome).startswith("Nobody takes this lead: ")
+
+
+@pytest.mark.parametrize(
+    ("miss", "said"),
+    [
+        (NearestMiss("raise_cap", {"level": "enrollment", "window": "day", "slots": 1}), "1 more daily slot"),
+        (NearestMiss("later", {"seconds": 2_491, "at": AT}), "42 minutes later"),
+        (NearestMiss("add_service_area", {"postal_code": "60614", "city": "chicago"}), "60614 or chicago"),
+        (NearestMiss("add_service_area", {"market_id": UUID(int=1)}), "the lead's market"),
+        (NearestMiss("add_balance", {"amount": "2.75"}), "2.75 more balance"),
+        (NearestMiss("add_balance", {"amount": None}), "more balance"),
+        (NearestMiss("complete_lead", {"missing": ["postal_code"]}), "a postal code"),
+        (NearestMiss("repair", {"field": "timezone"}), "`timezone`"),
+        (NearestMiss("respond_within", {"seconds": 60}), "within 60 s"),
+        (NearestMiss("resume_buyer"), "to be resumed"),
+    ],
+)
+def test_what_was_needed_is_said(miss: NearestMiss, said: str) -> None:
+    assert said in needed(miss)
