@@ -1,4 +1,4 @@
-"""The routes of CONTRACT 7. Each awaits the router once and writes its answer as the contract's JSON."""
+"""The routes. Each awaits the router once and writes its answer as the contract's JSON."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ Instant = Annotated[
 def _described_rules() -> dict[str, Any]:
     """The schema of rules without what tools that read OpenAPI choke on; the last tie-breaker is `buyer_id`."""
     schema = {key: value for key, value in read_policy_schema().items() if key not in ("$schema", "$id")}
-    breakers = {key: value for key, value in schema["properties"]["tie_breakers"].items() if key not in ("contains", "allOf")}
+    breakers = {
+        key: value for key, value in schema["properties"]["tie_breakers"].items() if key not in ("contains", "allOf")
+    }
     return {**schema, "properties": {**schema["properties"], "tie_breakers": breakers}}
 
 
@@ -205,10 +207,3 @@ async def readyz(router: TheRouter) -> JSONResponse:
 async def metrics(router: TheRouter) -> PlainTextResponse:
     """Counters, histograms and gauges for Prometheus; of all processes that serve this port."""
     return PlainTextResponse(router.exposition(), media_type=CONTENT_TYPE)
-
-
-@cache
-def read_policy_schema() -> dict[str, Any]:
-    """The package's own JSON Schema of policy rules."""
-    schema: dict[str, Any] = json.loads((files("pointsman") / "policy.schema.json").read_text("utf-8"))
-    return schema
