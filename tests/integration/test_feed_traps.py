@@ -174,9 +174,9 @@ async def test_silent_listener_keeps_nobody_waiting_and_is_replaced(
 ) -> None:
     offer, first, second = await scene(connection)
     loop = asyncio.get_running_loop()
-    async with Relay(database) as relay, Router.open(database, listen_dsn=relay.dsn, timeout=2.0) as router:
+    async with Relay(database) as relay, Router.open(database, listen_dsn=relay.dsn, timeout=3.0) as router:
         relay.open.clear()
-        await asyncio.sleep(1.1)  # the poll is out, and nothing comes back
+        await asyncio.sleep(0.3)  # it has asked, and nothing comes back
         await connection.execute("update buyers set status = 'paused' where id = $1", first)
         began = loop.time()
         assert second == (await router.route(await make_lead(connection, offer))).buyer_id
