@@ -382,7 +382,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         with contextlib.suppress(ImportError):
             factory: Callable[[], asyncio.AbstractEventLoop] = __import__(name).new_event_loop
             return factory
-    return None
+    return asyncio.SelectorEventLoop if sys.platform == "win32" else None  # asyncpg's TLS fails on the proactor's
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -122,6 +123,16 @@ def _climb(stack: ExitStack) -> tuple[str, str]:
 
 
 # Fixtures
+
+
+if sys.platform == "win32":
+
+    @pytest.fixture(scope="session", autouse=True)
+    def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+        """The loop of the service: asyncpg's TLS fails on the proactor's, and the selector's starts no processes."""
+        import winloop
+
+        return winloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -212,6 +213,7 @@ def _config(service: Any, **options: Any) -> uvicorn.Config:
     return uvicorn.Config(
         service,
         http=_Protocol,
+        loop="winloop:new_event_loop" if sys.platform == "win32" else "auto",
         ws="none",
         log_config=None,
         access_log=False,
