@@ -212,6 +212,26 @@ async def test_cap_taken_away_and_set_again_counts_what_came_in_between(
     assert [] == await violations(connection)
 
 
+@every_cap
+async def test_cap_set_again_at_what_came_in_between_is_full_also_for_who_counted_before(
+    database: str, connection: asyncpg.Connection, level: str, cap: str
+) -> None:
+    await set_clock(connection, NOON)
+    offer = await make_offer(connection)
+    await capped(connection, offer, level, **{cap: 9})
+    await make_policy(connection)
+    leads = await make_leads(connection, offer, 6)
+    async with routers(database, 2) as (one, two):
+        for lead in leads[:2]:  # the second on a counter that this router knows
+            assert (await one.route(lead)).outcome == "routed"
+        await set_cap(connection, level, cap, None)
+        for lead in leads[2:5]:
+            assert (await two.route(lead)).outcome == "routed"
+        await set_cap(connection, level, cap, 5)
+        assert (await one.route(leads[5])).cause == "no_eligible_buyers"
+    assert [] == await violations(connection)
+
+
 async def test_cap_lowered_below_what_was_used_is_full(database: str, connection: asyncpg.Connection) -> None:
     offer = await make_offer(connection)
     await capped(connection, offer, "buyer", daily_cap=5)
@@ -366,6 +386,38 @@ async def test_claim_that_waited_behind_a_change_of_configuration_is_decided_aga
         await connection.execute("update buyers set status = 'paused' where id = $1", first)
         await transaction.rollback()
         assert (await call).buyer_id == second
+
+
+async def test_claim_that_waited_while_history_forked_is_decided_again(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    """After a fail-over the same version can stand for another configuration; the token tells."""
+    offer = await make_offer(connection)
+    first = await make_candidate(connection, offer, enrollment={"priority_rank": 1})
+    second = await make_candidate(connection, offer, enrollment={"priority_rank": 2})
+    await make_policy(connection)
+    leads = await make_leads(connection, offer, 3)
+    async with another(database) as host, Router.open(database) as router:
+        assert (await router.route(leads[0])).buyer_id == first
+        for asked, paused, expected in ((leads[1:2], first, second), (leads[2:], second, first)):
+            transaction = host.transaction()
+            await transaction.start()
+            await host.execute("select from leads where id = $1 for update", asked[0])
+            call = asyncio.ensure_future(router.route_many(asked))
+            await waiting_for_a_lock(connection)
+            async with connection.transaction():
+                await connection.execute("alter table buyers disable trigger pointsman_update")
+                await connection.execute(
+                    "update buyers set status = case id when $1 then 'paused' else 'active' end", paused
+                )
+                await connection.execute("alter table buyers enable trigger pointsman_update")
+                await connection.execute(
+                    "update pointsman.config_commit set token = gen_random_uuid() where version is not null"
+                )
+            await transaction.rollback()
+            (answer,) = await call
+            assert isinstance(answer, Outcome)
+            assert answer.buyer_id == expected
 
 
 @pytest.mark.parametrize(
