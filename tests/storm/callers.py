@@ -175,9 +175,7 @@ class Callers:
 async def main(dsn: str, listen_dsn: str, direct_dsn: str, path: str, seed: int, callers: int) -> None:
     """Open a router and call it until SIGTERM."""
     notes = Notes(path)
-    connection = await asyncpg.connect(direct_dsn, timeout=30)
-    leads = [row[0] for row in await connection.fetch("select id from leads order by id")]
-    await connection.close()
+    leads = [row[0] for row in await _fetched(direct_dsn, "select id from leads order by id")]
     router = await _opened(dsn, listen_dsn)
     notes.write("open")
     crowd = Callers(router, dsn, leads, seed, notes)
@@ -190,6 +188,19 @@ async def main(dsn: str, listen_dsn: str, direct_dsn: str, path: str, seed: int,
     notes.write("end", fresh=fresh, slowest=crowd.slowest, tasks_left=left)
 
 
+async def _fetched(dsn: str, query: str) -> list[asyncpg.Record]:
+    """The rows of a query, however often the server is restarted meanwhile."""
+    while True:
+        try:
+            connection = await asyncpg.connect(dsn, timeout=10)
+            try:
+                return await connection.fetch(query)
+            finally:
+                connection.terminate()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            await asyncio.sleep(0.2)
+
+
 async def _opened(dsn: str, listen_dsn: str) -> Router:
     while True:
         try:
@@ -200,9 +211,7 @@ async def _opened(dsn: str, listen_dsn: str) -> Router:
 
 async def _fresh_again(router: Router, dsn: str) -> bool:
     """Whether the feed alone, with nobody calling, brings the router to the newest version."""
-    connection = await asyncpg.connect(dsn, timeout=30)
-    newest = await connection.fetchval("select max(version) from pointsman.config_commit")
-    await connection.close()
+    newest = (await _fetched(dsn, "select max(version) from pointsman.config_commit"))[0][0]
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if router.cache.state == "fresh" and (router.cache.version or 0) >= newest:
