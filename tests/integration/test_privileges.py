@@ -27,7 +27,6 @@ from tests.builders import (
 )
 from tests.invariants import violations
 
-
 READ_BY_TOOLS = {
     f"select on {table}"
     for table in (
