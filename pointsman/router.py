@@ -119,15 +119,23 @@ class Router:
         connections: int = 4,
         timeout: float = 5.0,
         on_connect: Callable[[asyncpg.Connection], None] | None = None,
+        prepared_statements: bool = True,
     ) -> _Opening:
         """Open a router on a migrated database; it is ready when this returns, or raises what stands in the way.
 
         `listen_dsn` is a direct address where `dsn` is a pooler's. `timeout` (seconds) bounds every statement.
-        `on_connect` sees each connection that leads are routed on.
+        `on_connect` sees each connection that leads are routed on. Without `prepared_statements` the router works
+        through a pooler in transaction mode that keeps none, at four round trips a statement.
         """
 
         async def make() -> Router:
-            store = await Store.open(dsn, size=connections, timeout=timeout, on_connect=on_connect)
+            store = await Store.open(
+                dsn,
+                size=connections,
+                timeout=timeout,
+                on_connect=on_connect,
+                prepared_statements=prepared_statements,
+            )
             metrics = Metrics(FeedState)
             cache = Cache(store, listen_dsn, timeout, metrics)
             try:

@@ -52,6 +52,7 @@ _UNFIT = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.ObjectNotInPrerequisiteStateError,
 )
+_UNPREPARED = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _HOSTS_RULES = ("exec_stmt_raise", "ExecWithCheckOptions")
 """Where in the server an error comes from that a RAISE or a row security policy made, whatever its code."""
 _IDS = frozenset({"id", "offer_id", "vertical_id", "market_id", "buyer_id"})
@@ -161,6 +162,11 @@ def translated() -> Iterator[None]:
         raise DeletedUnderClaim(f"the database refuses this: {_message(error)}") from error
     except TimeoutError as error:
         raise StoreUnavailable("the database did not answer in time") from error
+    except _UNPREPARED as error:
+        raise DatabaseUnfit(
+            f"{_message(error)}: behind a pooler that keeps no prepared statements, open the router with "
+            "`prepared_statements=False`"
+        ) from error
     except _UNFIT as error:
         if error.server_source_function in _HOSTS_RULES:
             raise Refused(f"the database refuses this: {_message(error)}") from error
@@ -178,11 +184,40 @@ def _message(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
+class _Unprepared(asyncpg.Connection):
+    """A connection through a pooler that keeps no prepared statements (PgBouncer before 1.21, transaction mode).
+
+    The driver asks twice for each statement, to describe it and to run it. A transaction around the two keeps them on
+    one server, for two trips more.
+    """
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        if self.is_in_transaction():
+            return await super().fetch(query, *args, **options)
+        async with self.transaction():
+            return await super().fetch(query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+        if self.is_in_transaction():
+            return await super().fetchrow(query, *args, **options)
+        async with self.transaction():
+            return await super().fetchrow(query, *args, **options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        if self.is_in_transaction():
+            return await super().fetchval(query, *args, **options)
+        async with self.transaction():
+            return await super().fetchval(query, *args, **options)
+
+
 class Store:
     """The router's connections to one database. They are its own: nothing is left behind on them, nothing is reset."""
 
-    def __init__(self, pool: asyncpg.Pool, queries: dict[str, str], dsn: str, timeout: float) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, queries: dict[str, str], dsn: str, timeout: float, how: dict[str, Any]
+    ) -> None:
         self._timeout = timeout
+        self._how = how
         self._pool = pool
         self._sql = queries
         self._dsn = dsn
@@ -195,10 +230,14 @@ class Store:
         size: int,
         timeout: float,
         on_connect: Callable[[asyncpg.Connection], None] | None = None,
+        prepared_statements: bool = True,
     ) -> Store:
         """Connect to a migrated database; raises `StoreUnavailable` or `DatabaseUnfit`, each saying what to do."""
+        how: dict[str, Any] = {}
+        if not prepared_statements:
+            how = {"connection_class": _Unprepared, "statement_cache_size": 0}
         with translated():
-            connection = await _connect(dsn, timeout)
+            connection = await _connect(dsn, timeout, **how)
             try:
                 queries = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))
                 host = await _host_schema(connection, queries["installation"])
@@ -222,8 +261,9 @@ class Store:
                 init=prepare,
                 reset=_leave_as_is,
                 server_settings={"application_name": "pointsman"},
+                **how,
             )
-        return cls(pool, queries, dsn, timeout)
+        return cls(pool, queries, dsn, timeout, how)
 
     async def close(self) -> None:
         """Close every connection; what is still under way is ended."""
@@ -249,7 +289,8 @@ class Store:
     async def listener(self, dsn: str | None, timeout: float) -> asyncpg.Connection:
         """A connection of its own for LISTEN, since a pool would clear its listeners."""
         with translated():
-            return await _connect(dsn or self._dsn, timeout, command_timeout=timeout)
+            how = self._how if dsn is None else {}  # an address of its own is a direct one
+            return await _connect(dsn or self._dsn, timeout, command_timeout=timeout, **how)
 
     async def _row(self, connection: Connection, name: str, *arguments: Any) -> asyncpg.Record:
         """The one row that a statement always answers."""
