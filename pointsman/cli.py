@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from pointsman import backtest as backtesting
 from pointsman import check as lint
 from pointsman import logs
 from pointsman import migrate as schema
@@ -278,6 +279,31 @@ def replay(
             f"decision {unknown.decision_id} was made by the newer release {unknown.engine_version}, which decides "
             "otherwise; replay it with that release"
         )
+
+
+@app.command()
+def backtest(
+    policy: Annotated[Path, typer.Option(metavar="FILE", help="The draft's rules (JSON).")],
+    since: Since = None,
+    replaces: Annotated[
+        str | None, typer.Option(metavar="ID", help="The one policy that the draft stands in for; else for every one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decide the recorded leads again under draft rules, and say who gains, who loses, and whom nobody would take.
+
+    On the configuration of their time; caps and turns move forward from the draft's own choices. Nothing is written.
+
+    Example: pointsman backtest --policy draft.json --since 30d
+    """
+    rules, start = _rules(policy), _instant(since)
+    policy_id = None if replaces is None else _row_id(replaces, "policy")
+    with _database(read_settings()) as dsn, _progress("decided again") as progress:
+        found = _run(backtesting.backtest(dsn, rules, since=start, replaces=policy_id, progress=progress))
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        _draw_backtest(found)
 
 
 @app.command()
@@ -603,6 +629,27 @@ def _draw_replay(report: proof.Report) -> None:
         _print(f"decision {difference.decision_id}, lead {difference.lead_id}{changed}")
         for fact in difference.facts:
             _print(f"  {fact.field}: recorded {_fact(fact.recorded)}, replayed {_fact(fact.replayed)}")
+
+
+def _draw_backtest(found: backtesting.Comparison) -> None:
+    _print(f"{_count(found.leads, 'lead')}, of which {found.changed:,} would have ended otherwise")
+    table = Table(_buyer(), "recorded", "draft", "gained", "lost", title="Who gets how many", box=SIMPLE)
+    for buyer in sorted(found.buyers, key=lambda buyer: buyer.recorded - buyer.drafted):
+        table.add_row(
+            str(buyer.buyer_id), *(f"{count:,}" for count in (buyer.recorded, buyer.drafted, buyer.gained, buyer.lost))
+        )
+    if found.buyers:
+        out.print(table)
+    _print(f"{_count(found.new_routes, 'lead')} that nobody got would have gone to somebody")
+    for cause, count in found.new_no_routes.items():
+        _print(f"{_count(count, 'lead')} that somebody got would have gone to nobody: {cause}")
+    hours = [hour for hour in found.hours if hour.drafted]
+    if hours:
+        _print(f"{_count(len(hours), 'hour')} with leads for which nobody would have been eligible:")
+        for hour in hours:
+            _print(f"  {plain(hour.start)}: {_count(hour.drafted, 'lead')}, recorded {hour.recorded:,}")
+    if found.pruned:
+        _print(f"{_count(found.pruned, 'decision')} left out: their configuration was pruned")
 
 
 def _fact(value: object) -> str:

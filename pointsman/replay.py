@@ -1,4 +1,4 @@
-"""Proof: recorded decisions, decided again on the configuration of their time (CONTRACT 4.5).
+"""Proof: recorded decisions, decided again on the configuration of their time.
 
 A replay reads one moment of the database and walks the history of the configuration once, in the order of commits. Each
 decision is decided again on its recorded state; that the state is what the decisions before it left is checked besides.
@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -33,6 +34,7 @@ from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision
 from pointsman.engine.policy import Policy
 from pointsman.engine.record import StoredState, digest, head, name, places, read_state, redecide
+from pointsman.engine.zones import Window
 from pointsman.errors import DecisionNotFound, LeadNotFound, PointsmanError
 from pointsman.model import Lead, micros
 from pointsman.store import read_queries, translated
@@ -210,7 +212,7 @@ async def replay(
     Raises `DecisionNotFound`, `LeadNotFound` (a lead without decisions), `HistoryHole`, and what stands in the way of
     reading the database.
     """
-    async with _reading(dsn) as connection:
+    async with reading(dsn) as connection:
         selection = Selection(since, lead_id, None if decision_id is None else (decision_id,))
         if sample is not None and decision_id is None:
             with translated():
@@ -227,7 +229,7 @@ async def replay_on(
     began = time.monotonic()
     selection = selection or Selection()
     with translated():
-        replaying = await _Replaying.begin(connection, selection)
+        replaying = await Replaying.begin(connection, selection)
         report = await replaying.preliminary()
         if replaying.is_possible:
             report.join(await replaying.run(Part(), progress or _nothing))
@@ -241,7 +243,7 @@ def newer(report: Report) -> Difference | None:
 
 
 async def _sample(connection: Connection, selection: Selection, count: int) -> tuple[int, ...]:
-    rows = await connection.fetch(_queries("replay.sql")["sample"], selection.since, selection.lead_id, count)
+    rows = await connection.fetch(queries("replay.sql")["sample"], selection.since, selection.lead_id, count)
     return tuple(row["id"] for row in rows)
 
 
@@ -334,23 +336,30 @@ class Served:
 
     def add(self, decision_id: int, at: int, buyer_id: UUID, offer_id: UUID) -> None:
         """Take a decision in, in the order of ids."""
-        for holder in ((buyer_id, offer_id), (buyer_id, NOBODY)):
+        for holder in self.holders(buyer_id, offer_id):
             self._ids[holder].append(decision_id)
             self._instants[holder].append(at)
 
+    @staticmethod
+    def holders(buyer_id: UUID, offer_id: UUID) -> tuple[tuple[UUID, UUID], ...]:
+        """Whose caps a lead counts under: the enrollment's and the buyer's."""
+        return (buyer_id, offer_id), (buyer_id, NOBODY)
+
     def used(self, cap: Cap, before: int) -> int | None:
         """Leads that count under `cap` by decisions with smaller ids, None where some of these were pruned."""
-        start, end = cap.window.start, cap.window.end
-        if self._known_from is not None and start < self._known_from:
+        if self._known_from is not None and cap.window.start < self._known_from:
             return None
-        holder = (cap.buyer_id, cap.offer_id)
+        return self.counted((cap.buyer_id, cap.offer_id), cap.window, before)
+
+    def counted(self, holder: tuple[UUID, UUID], window: Window, before: int) -> int:
+        """The holder's leads in a window by decisions with smaller ids, as far as they are kept."""
         instants = self._instants[holder]
         count = 0
         for place in range(bisect_left(self._ids[holder], before) - 1, -1, -1):
             at = instants[place]
-            if start <= at < end:
+            if window.start <= at < window.end:
                 count += 1
-            elif at < start - _BACK_SECONDS:
+            elif at < window.start - _BACK_SECONDS:
                 break
         return count
 
@@ -514,7 +523,7 @@ def _premises(made: Again, decision: Decision, served: Served) -> Iterator[Fact]
 # a run
 
 
-class _Replaying:
+class Replaying:
     """A run over chosen decisions in one transaction."""
 
     def __init__(
@@ -527,8 +536,8 @@ class _Replaying:
         self._known_from = None if extent["whole_from"] is None else micros(extent["whole_from"])
 
     @classmethod
-    async def begin(cls, connection: Connection, selection: Selection) -> _Replaying:
-        sql = _queries("replay.sql")
+    async def begin(cls, connection: Connection, selection: Selection) -> Replaying:
+        sql = queries("replay.sql")
         extent = await connection.fetchrow(sql["extent"])
         assert extent is not None
         return cls(connection, selection, sql, extent)
@@ -627,7 +636,7 @@ class _Replaying:
     async def _served(self, first_id: int) -> _ServedSoFar:
         served = Served(self._known_from)
         before = await self._connection.fetch(self._sql["served_before"], first_id)
-        _take_in(served, before)
+        take_in(served, before)
         return _ServedSoFar(served, await self._connection.cursor(self._sql["served"], first_id))
 
     async def _answers(self, made: Again) -> Served:
@@ -639,7 +648,7 @@ class _Replaying:
         turns = [(enrollment.buyer_id, enrollment.offer_id) for enrollment in decision.compared]
         buyers, offers, kinds, starts, ends, _, changed = counter_arrays(asked.values())
         row = await self._connection.fetchrow(
-            _queries("queries.sql")["state_before"],
+            queries("queries.sql")["state_before"],
             *(buyers, offers, kinds, starts, ends, changed),
             [turn[0] for turn in turns],
             [turn[1] for turn in turns],
@@ -667,11 +676,12 @@ class _ServedSoFar:
     async def advance(self, decision_id: int) -> None:
         """Take in every decision up to `decision_id`, and perhaps some after it."""
         while self._read_to < decision_id and (rows := await self._cursor.fetch(SLICE)):
-            _take_in(self.served, rows)
+            take_in(self.served, rows)
             self._read_to = rows[-1]["id"]
 
 
-def _take_in(served: Served, rows: Iterable[asyncpg.Record]) -> None:
+def take_in(served: Served, rows: Iterable[asyncpg.Record]) -> None:
+    """Let `served` know of decisions, in the order of ids."""
     for row in rows:
         served.add(row["id"], instant_of(row), row["buyer_id"], row["offer_id"])
 
@@ -693,10 +703,10 @@ async def _in_processes(
     """Cut the decisions into parts, and let a process of its own replay each, all on the same moment."""
     began = time.monotonic()
     with translated():
-        replaying = await _Replaying.begin(connection, selection)
+        replaying = await Replaying.begin(connection, selection)
         report = await replaying.preliminary()
         parts = await replaying.bounds(jobs) if replaying.is_possible else []
-        snapshot = await connection.fetchval(_queries("replay.sql")["export_snapshot"])
+        snapshot = await connection.fetchval(queries("replay.sql")["export_snapshot"])
         total = await replaying.count()
     spawn = multiprocessing.get_context("spawn")
     done = spawn.Value("q", 0)
@@ -730,13 +740,13 @@ async def _replay_part(dsn: str, snapshot: str, selection: Selection, part: Part
             _done.value += done - counted
         counted = done
 
-    async with _reading(dsn, snapshot) as connection:
+    async with reading(dsn, snapshot) as connection:
         with translated():
-            return await (await _Replaying.begin(connection, selection)).run(part, count)
+            return await (await Replaying.begin(connection, selection)).run(part, count)
 
 
 @asynccontextmanager
-async def _reading(dsn: str, snapshot: str | None = None) -> AsyncIterator[Connection]:
+async def reading(dsn: str, snapshot: str | None = None) -> AsyncIterator[Connection]:
     """A connection in a transaction that sees one moment, whatever happens meanwhile."""
     with translated():
         connection = await asyncpg.connect(
@@ -753,7 +763,9 @@ async def _reading(dsn: str, snapshot: str | None = None) -> AsyncIterator[Conne
         await connection.close(timeout=CONNECT_SECONDS)
 
 
-def _queries(file: str) -> dict[str, str]:
+@cache
+def queries(file: str) -> dict[str, str]:
+    """The named statements of a file, where decisions are chosen as a `Selection` says."""
     text = (files("pointsman.sql") / file).read_text("utf-8")
     return {name: sql.replace("@chosen@", _CHOSEN) for name, sql in read_queries(text).items()}
 

@@ -23,10 +23,10 @@ from pointsman.claim import Batch, Beliefs, Question
 from pointsman.engine.capacity import Counter, State
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, decide
-from pointsman.engine.draft import Drafted
+from pointsman.engine.draft import Drafted, read_draft
 from pointsman.engine.explain import WideSnapshot, explain
 from pointsman.engine.nearest import short_of_balance, with_balance, with_nearest
-from pointsman.engine.policy import InvalidPolicy, Rules, read_rules
+from pointsman.engine.policy import Rules
 from pointsman.engine.record import read_state, redecide
 from pointsman.errors import (
     Busy,
@@ -466,7 +466,7 @@ class Router:
         whatever policy the lead falls under. The configuration and the positions are those of now, and so is what the
         windows of `at` have counted. Raises `InvalidHypothesis` with the place of what cannot be.
         """
-        rules = None if policy is None else _draft_rules(policy)
+        rules = None if policy is None else read_draft(policy)
         if at is not None and (at.tzinfo is None or not EARLIEST <= at <= LATEST):
             raise InvalidHypothesis(f"`at` is `{at}`; it must be an instant from 1970 to 8999, with its offset")
         lead_id = lead.id if isinstance(lead, Lead) else _id(lead)
@@ -609,13 +609,6 @@ def _settled(lead_id: UUID, row: LeadRow) -> Answer:
     if lead.buyer_id is None:
         return Outcome(lead_id, OutcomeKind.NOT_VALIDATED, None, None, lead.status)
     return Outcome(lead_id, OutcomeKind.ALREADY_ROUTED, None, lead.buyer_id, lead.status, *(assignment or ()))
-
-
-def _draft_rules(document: object) -> Rules:
-    try:
-        return read_rules(document)
-    except InvalidPolicy as error:
-        raise InvalidHypothesis(f"the draft policy cannot be used: {error}") from None
 
 
 def _known(version: Version | None) -> Version:

@@ -7,11 +7,20 @@ from uuid import UUID
 
 from pointsman.engine.configuration import Enrollment, Exclusivity, Offer
 from pointsman.engine.explain import WideSnapshot
-from pointsman.engine.policy import Policy, Rules
+from pointsman.engine.policy import InvalidPolicy, Policy, Rules, read_rules
+from pointsman.errors import InvalidHypothesis
 from pointsman.model import Lead
 
 DRAFT = UUID(int=0)
 """The id of a policy that nobody has written down."""
+
+
+def read_draft(document: object) -> Rules:
+    """The rules in a decoded JSON document; raises `InvalidHypothesis` with the place of what cannot be used."""
+    try:
+        return read_rules(document)
+    except InvalidPolicy as error:
+        raise InvalidHypothesis(f"the draft policy cannot be used: {error}") from None
 
 
 class Drafted:

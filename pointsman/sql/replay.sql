@@ -74,3 +74,9 @@ where id < $1 and buyer_id is not null and (
 union all
 select position, timestamptz 'epoch', buyer_id, offer_id from pointsman.pruned_turn where position < $1
 order by id
+
+-- name: arrivals
+-- Decisions since an instant, in the order of claims.
+select id, decided_at, config_version, lead_id, offer_id, vertical_id, market_id, postal_code, city, attempt, outcome, cause,
+       flags, buyer_id
+from pointsman.decisions where $1::timestamptz is null or decided_at >= $1 order by id

@@ -106,3 +106,20 @@ async def test_explain_refuses_what_is_no_policy(database: str, routed: list[UUI
         draft.write_text(text)
         assert_cannot_run(await run("explain", routed[0], "--policy", draft, database=database), said)
     assert_cannot_run(await run("explain", 1, "--policy", draft, database=database), "ask about a lead")
+
+
+async def test_backtest_says_who_gains_and_loses(database: str, routed: list[UUID], tmp_path: Path) -> None:
+    draft = tmp_path / "rules.json"
+    draft.write_text(json.dumps(rules()))
+    same = await run("backtest", "--policy", draft, "--json", database=database)
+    assert (0, 3, 0) == (same.code, same.json["leads"], same.json["changed"])
+    assert [(3, 3, 0, 0)] == [
+        tuple(buyer[key] for key in ("recorded", "drafted", "gained", "lost")) for buyer in same.json["buyers"]
+    ]
+    draft.write_text(json.dumps(rules(sla={"mode": "require", "max_response_seconds": 9})))
+    shown = await run("backtest", "--policy", draft, "--since", "1d", database=database)
+    assert "3 leads that somebody got would have gone to nobody: no_eligible_buyers" in shown.out
+    draft.write_text("{}")
+    assert_cannot_run(await run("backtest", "--policy", draft, database=database), "`strategy` is missing")
+    draft.write_text("{")
+    assert_cannot_run(await run("backtest", "--policy", draft, database=database), "no JSON")
