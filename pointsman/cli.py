@@ -408,7 +408,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         with contextlib.suppress(ImportError):
             factory: Callable[[], asyncio.AbstractEventLoop] = __import__(name).new_event_loop
             return factory
-    return asyncio.SelectorEventLoop if sys.platform == "win32" else None  # asyncpg's TLS fails on the proactor's
+    # asyncpg has had trouble with TLS on Windows' default, the proactor
+    return asyncio.SelectorEventLoop if sys.platform == "win32" else None
 
 
 @contextlib.contextmanager

