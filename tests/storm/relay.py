@@ -68,6 +68,8 @@ class Relay:
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 await self.open.wait()
+                if writer.transport.is_closing():
+                    break
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
