@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from operator import eq
 from typing import Any
@@ -31,6 +31,8 @@ BACKOFF_SECONDS = (0.1, 5.0)
 STALE_AFTER_SECONDS = 5.0
 VERIFY_SECONDS = 60.0
 """The cache is compared with the tables when its connection comes back, but not more often than this."""
+COMPARED_ROWS = 100_000
+"""Changes that may come while the tables are read for a comparison; with more it is left for another time."""
 SLICE_ROWS = 2_000
 """Rows read or applied between two looks at other work: some milliseconds."""
 
@@ -192,7 +194,7 @@ class Cache:
     async def _moved_on(self, connection: Connection, behind: Indexes, until: Indexes) -> bool:
         """Bring indexes that were read beside to the version of those in use; false if the feed cannot."""
         with translated():
-            changes = [change async for change in self._all_changes(connection, behind.version)]
+            changes = await self._store.changes(connection, behind.version, COMPARED_ROWS)
         changes = [change for change in changes if change.version.number <= until.version]
         if any(change.op == "t" for change in changes):
             return False
@@ -253,13 +255,17 @@ class Cache:
 
     async def _apply(self, connection: Connection, indexes: Indexes) -> None:
         """Bring the indexes to the newest version, in place, in slices; what breaks off on the way loads anew."""
+        since = Version(indexes.version, indexes.token)
         with translated():
-            changes = await self._store.changes(connection, indexes.version, SLICE_ROWS)
-            if len(changes) == SLICE_ROWS:  # there may be more
-                changes = [change async for change in self._all_changes(connection, indexes.version)]
+            changes = await self._store.changes(connection, since.number, SLICE_ROWS)
+            if len(changes) == SLICE_ROWS:  # there may be more, too many to be held at once
+                is_followed = await self._apply_many(connection, indexes)
+                changes = []
+            else:
+                is_followed = all(change.op != "t" for change in changes)
             # again, and after they were read: a process may have been frozen just before, and history pruned meanwhile
-            _, is_known = await self._store.history(connection, Version(indexes.version, indexes.token))
-        if not is_known or any(change.op == "t" for change in changes):
+            _, is_known = await self._store.history(connection, since)
+        if not is_known or not is_followed:
             await self._load(connection)
             return
         self._is_whole = False
@@ -267,12 +273,17 @@ class Cache:
         self._metrics.changes.inc(len(changes))
         self._is_whole = True
 
-    async def _all_changes(self, connection: Connection, since: int) -> AsyncIterator[RowImage]:
+    async def _apply_many(self, connection: Connection, indexes: Indexes) -> bool:
+        """Apply all that there is, slice by slice as it is read; false if the feed does not say what to apply."""
+        self._is_whole = False
         async with connection.transaction():
-            async for rows in self._store.all_changes(connection, since, SLICE_ROWS):
-                for row in rows:
-                    yield row
+            async for changes in self._store.all_changes(connection, indexes.version, SLICE_ROWS):
+                if any(change.op == "t" for change in changes):
+                    return False
+                await _apply(indexes, changes)
+                self._metrics.changes.inc(len(changes))
                 await asyncio.sleep(0)
+        return True
 
     # following
 
