@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
+from structlog.tracebacks import ExceptionDictTransformer
 
 _OWN = "pointsman"
 
@@ -60,7 +61,8 @@ def configure(form: LogFormat = LogFormat.CONSOLE, level: LogLevel = LogLevel.IN
 
 def _rendered(form: LogFormat) -> list[Any]:
     if form is LogFormat.JSON:
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        traces = ExceptionDictTransformer(show_locals=False)  # which can hold passwords and leads
+        return [structlog.processors.ExceptionRenderer(traces), structlog.processors.JSONRenderer()]
     return [
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     ]

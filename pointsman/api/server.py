@@ -139,6 +139,7 @@ class _Protocol(HttpToolsProtocol):
     _slow_head: asyncio.TimerHandle | None = None
     _slow_reader: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _reads_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request, but not for ever."""
@@ -155,19 +156,25 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read; what leaves a head unfinished is timed and measured."""
+        """Read; an unfinished head is timed and measured, and what is left of a body already answered is timed."""
         super().data_received(data)
         if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
             return
         self._await_head()
-        self._head_bytes += len(data)
+        self._head_bytes += 0 if self._reads_body else len(data)
         if self._head_bytes > LARGEST_HEAD:
             self._refuse(HEAD_TOO_LARGE, f"the line and headers of a request may have {LARGEST_HEAD} bytes")
 
     def on_headers_complete(self) -> None:
         """A request begins."""
         self._head_is_there()
+        self._reads_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request has come whole."""
+        self._reads_body = False
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The client does not read: wait for it, but not for ever."""

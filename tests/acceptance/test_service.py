@@ -188,6 +188,14 @@ async def test_a_head_without_end_is_431() -> None:
     assert (431, "urn:pointsman:problem:head-too-large") == (status, body["type"])
 
 
+async def test_whoever_sends_ten_megabytes_hears_413_and_may_go_on() -> None:
+    async with listening(Slow()) as service, httpx.AsyncClient(base_url=service.url, timeout=10) as client:
+        answer = await client.post("/v1/leads/route", content=b"x" * 10_000_000, headers={"content-type": "text/json"})
+        alive = await client.get("/livez")
+    assert_problem(answer, 413, "body-too-large")
+    assert alive.status_code == 200
+
+
 async def test_what_is_no_http_is_400() -> None:
     async with listening(Slow()) as service:
         status, headers, body = await answer_to(service, b"hello\r\n\r\n")
