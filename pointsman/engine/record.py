@@ -72,6 +72,14 @@ def digest(head_bytes: bytes, state: bytes) -> bytes:
     return sha256(head_bytes + state).digest()[:DIGEST_BYTES]
 
 
+def written_state(decision: Decision, state: State) -> bytes:
+    """The state of a decision that was made on `state`, as the claim writes it in SQL; here for vectors and tests."""
+    place = places(decision.covering)
+    used = [(name(cap, place[cap.buyer_id]), state.usage(cap.counter)) for cap in (*decision.takes, *decision.full)]
+    turns = [state.position(enrollment).to_bytes(6, "big") for enrollment in decision.compared]
+    return b"".join((_LENGTH.pack(len(used)), *(struct.pack(">II", *pair) for pair in used), *turns))
+
+
 def places(covering: Iterable[Enrollment]) -> dict[UUID, int]:
     """Each covering buyer's place in order of buyers."""
     ordered = sorted(covering, key=lambda enrollment: enrollment.buyer_id.bytes)

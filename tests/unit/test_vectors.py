@@ -1,0 +1,124 @@
+"""The golden vectors: the file is what the rules give, whatever the interpreter's mood, and batches do not matter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pointsman.claim import Batch, Beliefs
+from pointsman.engine.decide import Decision, decide
+from pointsman.engine.record import head, written_state
+from pointsman.model import micros
+from pointsman.store import Version
+from tests import golden
+
+from .worlds import OFFER, candidate, make_lead, make_rules, make_world, uid
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW = datetime(2026, 6, 10, 12, 0, tzinfo=UTC)
+MOODS = [
+    ({"PYTHONHASHSEED": "0", "LC_ALL": "C"}, []),
+    ({"PYTHONHASHSEED": "1", "TZ": "Pacific/Apia", "PYTHONUTF8": "0"}, ["-O"]),
+    ({"PYTHONHASHSEED": "4711", "TZ": "America/Havana", "LC_ALL": "tr_TR.UTF-8"}, ["-OO", "-X", "dev"]),
+]
+
+
+def test_the_file_is_what_its_cases_give() -> None:
+    # other releases of Python and tzdata have other data, and the same vectors
+    made = json.loads(golden.write())["vectors"]
+    assert golden.read()["vectors"] == made, "`python -m tests.golden --write` makes the file anew"
+
+
+def test_every_outcome_cause_and_strategy_has_a_vector() -> None:
+    found = [vector["expected"] for vector in golden.read()["vectors"]]
+    assert {"routed", "no_route", "no_route_exclusive_fail_closed"} == {result["outcome"] for result in found}
+    assert 7 == len({result["cause"] for result in found})
+    assert {"exclusive", "exclusive_fallback", "exclusivity_conflict"} == {
+        flag for result in found for flag in result["flags"]
+    }
+    codes = {reason["code"] for result in found for buyer in result["excluded"] for reason in buyer["reasons"]}
+    assert 13 == len(codes)
+
+
+def test_rows_in_any_order_give_the_vectors() -> None:
+    assert [] == golden.wrong(golden.read(), seeds=range(6))
+
+
+def test_a_vector_that_says_something_else_is_found() -> None:
+    document = golden.read()
+    document["vectors"][1]["expected"]["digest"] = "00" * 16
+    assert [document["vectors"][1]["name"]] == golden.wrong(document)
+
+
+async def test_interpreters_in_any_mood_give_the_vectors() -> None:
+    async def run(variables: dict[str, str], options: list[str]) -> tuple[int | None, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *options, "-m", "tests.golden"),
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, out
+
+    assert [(0, b"")] * len(MOODS) == await asyncio.gather(*(run(*mood) for mood in MOODS))
+
+
+# batches
+
+LEADS = [make_lead(id=uid(1, number)) for number in range(12)]
+
+
+@pytest.mark.parametrize("strategy", ["priority", "rotation", "weighted"])
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.sets(st.integers(1, len(LEADS) - 1)))
+def test_any_split_into_batches_gives_the_same_decisions_and_the_same_records(strategy: str, cuts: set[int]) -> None:
+    assert routed_in(strategy, sorted({0, *cuts, len(LEADS)})) == routed_in(strategy, range(len(LEADS) + 1))
+
+
+def routed_in(strategy: str, edges: range | list[int]) -> list[tuple[UUID | None, bytes, bytes]]:
+    """Winner, head and state of each lead, decided in batches with these edges, claimed one after another."""
+    rules = make_rules(strategy={"kind": strategy}, tie_breakers=["least_recently_routed", "lead_hash", "buyer_id"])
+    world = make_world(
+        candidate(1, daily_cap=3, weight=5),
+        candidate(2, buyer_hourly_cap=2),
+        candidate(3, weight=2, hourly_cap=4),
+        candidate(4, weight=1, daily_cap=2),
+        rules=rules,
+    )
+    known, claimed = Beliefs(), list[tuple[UUID | None, bytes, bytes]]()
+    for start, end in pairwise(edges):
+        batch = Batch(Version(world.version, world.token), NOW, known, known)
+        decisions = []
+        for lead in LEADS[start:end]:
+            decision = decide(lead, world, batch, micros(NOW))
+            batch.add(decision)
+            decisions.append(decision)
+        for decision in decisions:
+            claimed.append(claim(decision, known, 1 + len(claimed)))
+    return claimed
+
+
+def claim(decision: Decision, known: Beliefs, decision_id: int) -> tuple[UUID | None, bytes, bytes]:
+    """What the claim would write for a decision, and what it leaves for the next."""
+    record = (
+        decision.winner and decision.winner.buyer_id,
+        head(decision, 7, UUID(int=0)),
+        written_state(decision, known),
+    )
+    for cap in decision.takes:
+        known.used[cap.counter] = known.usage(cap.counter) + 1
+    if decision.winner is not None:
+        known.positions[decision.winner.buyer_id, OFFER] = decision_id
+    return record
