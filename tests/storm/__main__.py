@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -98,5 +99,6 @@ if __name__ == "__main__":
     parser.add_argument("--writers", type=int, default=3)
     parser.add_argument("--areas", type=int, default=100_000)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends too
     shape = Plan(0, 0, asked.processes, asked.callers, asked.writers, leads=60_000, areas=asked.areas, longest=45.0)
     sys.exit(0 if asyncio.run(main(asked.minutes, asked.seed, shape)) else 1)

@@ -56,6 +56,7 @@ class Faults:
         self._restart = restart
         self._longest = longest
         self.done: Counter[str] = Counter()
+        self._alone = asyncio.Lock()
         self.stopped = asyncio.Event()
         self._ways: list[tuple[Callable[[], Awaitable[None]], int]] = [
             (self._kill_claims, 10),
@@ -173,17 +174,20 @@ class Faults:
             victim.wake()
 
     async def _kill_router(self) -> None:
-        await self._rnd.choice(self._processes).kill()
+        async with self._alone:
+            await self._rnd.choice(self._processes).kill()
 
     # the server
 
     async def _restart_fast(self) -> None:
         assert self._restart is not None
-        await self._restart("fast")
+        async with self._alone:
+            await self._restart("fast")
 
     async def _restart_immediate(self) -> None:
         assert self._restart is not None
-        await self._restart("immediate")
+        async with self._alone:
+            await self._restart("immediate")
 
     async def _jump(self) -> None:
         """Move the clock: mostly over an hour, sometimes a little, sometimes back."""

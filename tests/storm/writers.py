@@ -146,7 +146,7 @@ class Writers:
         """Replace all that an earlier import brought, in one transaction; now and then."""
         if time.monotonic() < self._next_import:
             return
-        self._next_import = time.monotonic() + self._areas / 10_000
+        self._next_import = time.monotonic() + self._areas / 3_000
         buyer = rnd.choice(self._world.buyers)
         await connection.execute("delete from buyer_service_areas where buyer_id = $1 and scope = 'city'", buyer)
         await connection.copy_records_to_table(
