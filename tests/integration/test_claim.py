@@ -348,20 +348,25 @@ async def test_changed_time_zone_counts_the_leads_of_the_new_day(database: str, 
 
 @pytest.mark.parametrize("level", ["enrollment", "buyer"])
 @pytest.mark.parametrize("ends", ["commit", "rollback"])
+@pytest.mark.parametrize("served_before", [True, False])
 async def test_cap_added_while_a_claim_is_on_its_way_counts_it_if_it_commits(
-    database: str, connection: asyncpg.Connection, level: str, ends: str
+    database: str, connection: asyncpg.Connection, level: str, ends: str, served_before: bool
 ) -> None:
+    """The claim that counts anew has to wait for it, though nothing but a turn in the rotation stands between them."""
     offer, other = await make_offer(connection), await make_offer(connection)
     buyer = await make_candidate(connection, offer)
     await enroll(connection, buyer, other)
     await make_policy(connection)
     lead = await make_lead(connection, offer)
     rival = await make_lead(connection, other if level == "buyer" else offer)
+    early = [await make_lead(connection, known) for known in (offer, other) if served_before]
     async with another(database) as host, routers(database, 2) as (one, two):
+        for router, known in zip((one, two), early, strict=False):
+            assert (await router.route(known)).outcome == "routed"
         transaction = host.transaction()
         await transaction.start()
         assert (await one.route(lead, connection=host)).outcome == "routed"  # on a configuration without caps
-        await set_cap(connection, level, "daily_cap", 1)
+        await set_cap(connection, level, "daily_cap", 1 + len(early) // (1 if level == "buyer" else 2))
         call = asyncio.ensure_future(two.route_many([rival]))
         await waiting_for_a_lock(connection)
         await (transaction.commit() if ends == "commit" else transaction.rollback())
@@ -483,6 +488,30 @@ async def test_lead_that_fails_in_a_batch_takes_nothing_and_the_others_are_exact
     assert ["not_validated", "routed", "routed", "not_validated", "routed", "routed"] == kinds(answers)
     assert sorted(buyers * 2) == sorted(await served(connection))
     assert [2, 2] == [(await usage(connection, buyer, offer, "day"))[0] for buyer in buyers]
+    assert [] == await violations(connection)
+
+
+@pytest.mark.parametrize("has_next", [True, False])
+async def test_lead_that_stood_back_for_an_earlier_one_of_its_batch_gets_the_room_that_this_did_not_take(
+    database: str, connection: asyncpg.Connection, has_next: bool
+) -> None:
+    offers = [await make_offer(connection) for _ in range(2)]
+    buyer = await make_candidate(connection, offers[0], daily_cap=1, enrollment={"priority_rank": 1})
+    await enroll(connection, buyer, offers[1], priority_rank=1)
+    if has_next:
+        await make_candidate(connection, offers[1], enrollment={"priority_rank": 2})
+    await make_policy(connection)
+    leads = [await make_lead(connection, offer) for offer in offers]
+    async with another(database) as host, Router.open(database) as router:
+        transaction = host.transaction()
+        await transaction.start()
+        await host.execute("update leads set status = 'rejected' where id = $1", leads[0])
+        call = asyncio.ensure_future(router.route_many(leads))
+        await waiting_for_a_lock(connection)
+        await transaction.commit()
+        first, second = await call
+    assert ["not_validated", "routed"] == kinds([first, second])
+    assert [buyer] == await served(connection)
     assert [] == await violations(connection)
 
 
