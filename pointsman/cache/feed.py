@@ -321,8 +321,7 @@ class Cache:
 
     async def _supervise(self, listener: asyncpg.Connection) -> None:
         """Follow; when that breaks, connect again, for ever. A retry library's default would give up here."""
-        shortest, longest = BACKOFF_SECONDS
-        pause = shortest
+        pause = shortest = BACKOFF_SECONDS[0]
         while True:
             began = time.monotonic()
             try:
@@ -330,7 +329,7 @@ class Cache:
             except Exception as error:  # noqa: BLE001 - whatever it was, an unsupervised feed would be worse
                 self._metrics.feed_breaks.inc()
                 log.warning("the configuration feed broke off, connecting again", error=str(error))
-            if time.monotonic() - began > longest:
+            if self._proven_at > began:  # it worked, so this is no part of an earlier trouble
                 pause = shortest
             listener, pause = await self._reconnect(pause)
             self._verify_now_and_then()
