@@ -252,7 +252,7 @@ class Store:
 
             pool = await asyncpg.create_pool(
                 dsn,
-                min_size=0,  # or the driver keeps one by itself, and logs a traceback for each try while the server is away
+                min_size=0,  # or the driver restores one by itself, with a traceback each time while the server is away
                 max_size=max(size, 2),  # the last resort reads configuration on a second one, beside its transaction
                 max_inactive_connection_lifetime=0,
                 max_cached_statement_lifetime=0,
