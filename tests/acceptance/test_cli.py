@@ -100,7 +100,8 @@ async def test_explain_draws_the_ranks_and_a_sentence_for_each_other_buyer(datab
     for text in (str(scene.leads[0]), str(scene.buyer), str(scene.paused), "is paused", "rank"):
         assert text in drawn.out
     assert [entry["buyer_id"] for entry in data.json["eligible"]] == [str(scene.buyer)]
-    assert data.json["excluded"] == [{"buyer_id": str(scene.paused), "reasons": [{"code": "buyer_paused"}]}]
+    (excluded,) = data.json["excluded"]
+    assert (excluded["buyer_id"], excluded["reasons"]) == (str(scene.paused), [{"code": "buyer_paused"}])
     assert data.json["outcome"]["status"] == "validated"
 
 
