@@ -33,7 +33,7 @@ from pointsman.engine.capacity import Cap, Counter, State
 from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision
 from pointsman.engine.policy import Policy
-from pointsman.engine.record import StoredState, digest, head, name, places, read_state, redecide
+from pointsman.engine.record import StoredState, digest, head, name, read_state, redecide
 from pointsman.engine.zones import Window
 from pointsman.errors import DecisionNotFound, LeadNotFound, PointsmanError
 from pointsman.model import Lead, micros
@@ -501,8 +501,9 @@ def _premises(made: Again, decision: Decision, served: Served) -> Iterator[Fact]
         if stored.used or stored.positions:
             yield Fact("state", made.row["state"].hex(), "nothing to be recorded")
         return
-    place = places(decision.covering) if decision.takes or decision.full else {}
-    names = [name(cap, place[cap.buyer_id]) for cap in (*decision.takes, *decision.full)]
+    named = (*decision.takes, *decision.full)
+    order = sorted(enrollment.buyer_id.bytes for enrollment in decision.covering) if named else []
+    names = [name(cap, bisect_left(order, cap.buyer_id.bytes)) for cap in named]
     if names != list(stored.used) or len(stored.positions) != len(decision.compared):
         yield Fact("state", made.row["state"].hex(), "other counters and turns")
         return

@@ -107,12 +107,13 @@ def read_state(state: bytes) -> StoredState:
 
 def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
     """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
-    if stored.used:
+    if stored.used or stored.positions:
+        snapshot = _Looked(snapshot, lead)
         covering = sorted(snapshot.covering(lead), key=lambda enrollment: enrollment.buyer_id.bytes)
-        for number, used in stored.used.items():
-            place = number // 4
+        for place in dict.fromkeys(number // 4 for number in stored.used):
             for cap in caps(covering[place], at) if place < len(covering) else ():
-                if name(cap, place) == number:
+                used = stored.used.get(name(cap, place))
+                if used is not None:
                     around.used[cap.counter] = used
     decision = decide(lead, snapshot, around, at)
     if not stored.positions or len(decision.compared) != len(stored.positions):
@@ -121,6 +122,21 @@ def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, aroun
     for enrollment, position in zip(decision.compared, stored.positions, strict=True):
         around.positions[enrollment.buyer_id, enrollment.offer_id] = position
     return decide(lead, snapshot, around, at)
+
+
+class _Looked:
+    """A snapshot in which one lead's candidates have been looked up, since it is decided more than once."""
+
+    __slots__ = ("_covering", "exclusivities", "offer", "policy")
+
+    def __init__(self, snapshot: Snapshot, lead: Lead) -> None:
+        self._covering = snapshot.covering(lead)
+        self.policy = snapshot.policy
+        self.offer = snapshot.offer
+        self.exclusivities = snapshot.exclusivities
+
+    def covering(self, lead: Lead) -> Sequence[Enrollment]:
+        return self._covering
 
 
 def _bytes(value: UUID | None) -> bytes | None:
