@@ -58,6 +58,8 @@ EARLIEST, LATEST = datetime(1969, 12, 31, tzinfo=UTC), datetime(9000, 1, 2, tzin
 """The instants that can be asked about, with room for windows and openings on both sides."""
 PLAIN_TRIES = 2
 """Tries without holding configuration still: on beliefs, then on what was read."""
+CALLERS_TRIES = 6
+"""Tries in a caller's transaction, which must not hold configuration still; at 30 changes a second two are too few."""
 LARGEST_BATCH = 500
 DEAD_CONNECTIONS = 8
 """How many connections in a row may turn out to be dead before the database is said to be away."""
@@ -362,7 +364,7 @@ class Router:
             fault = await self._store.transaction_faults(connection)
         if fault is not None:
             raise UnsuitableTransaction(f"the transaction cannot carry a decision: {fault}")
-        for attempt in range(1, PLAIN_TRIES + 1):
+        for attempt in range(1, CALLERS_TRIES + 1):
             answers: dict[UUID, Answer] = {}
             self.metrics.tried(attempt - 1)
             try:
@@ -373,7 +375,7 @@ class Router:
             except _Conflict:
                 continue
             except DeletedUnderClaim:
-                if attempt == PLAIN_TRIES:
+                if attempt == CALLERS_TRIES:
                     raise
                 continue
             return _raised(answers[lead_id])
