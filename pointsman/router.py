@@ -366,7 +366,7 @@ class Router:
             raise UnsuitableTransaction(f"the transaction cannot carry a decision: {fault}")
         for attempt in range(1, CALLERS_TRIES + 1):
             answers: dict[UUID, Answer] = {}
-            self.metrics.tried(attempt - 1)
+            self.metrics.tried(min(attempt, 2) - 1)  # on beliefs, then on what was read
             try:
                 with translated():
                     async with self._store.savepoint(connection):
