@@ -169,6 +169,28 @@ async def test_counter_that_a_callers_transaction_holds_makes_a_batch_busy_withi
     assert [] == await violations(connection)
 
 
+async def test_caller_whose_tries_all_conflict_is_busy_and_its_transaction_goes_on(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, _ = await scene(connection)
+    lead = await make_lead(connection, offer)
+    read_leads = Store.read_leads
+
+    async def change_first(self: Store, *arguments: Any) -> Any:
+        reading = await read_leads(self, *arguments)
+        await make_buyer(connection)  # between the router's reading and its claim, each time
+        return reading
+
+    async with Router.open(database) as router, another(database) as caller:
+        async with caller.transaction():
+            monkeypatch.setattr(Store, "read_leads", change_first)
+            with pytest.raises(Busy):
+                await router.route(lead, connection=caller)
+            monkeypatch.setattr(Store, "read_leads", read_leads)
+            assert (await router.route(lead, connection=caller)).outcome == "routed"
+    assert [] == await violations(connection)
+
+
 # caps to the last lead, on a clock of the test's own
 
 
