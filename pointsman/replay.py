@@ -271,7 +271,7 @@ class History:
             self._place += 1
             if row["version"] != self.indexes.version:
                 self._begin(row)
-            if row["rel"] is not None:
+            if row["rel"]:  # none: nothing was changed; blank: caches were told to load anew
                 self._apply(row)
         return self.indexes
 

@@ -12,6 +12,7 @@ import pytest
 
 from pointsman import Router, replay
 from pointsman.errors import DecisionNotFound, LeadNotFound
+from pointsman.migrate import migrate
 from pointsman.replay import HistoryHole, Report
 from tests.builders import (
     make_area,
@@ -253,3 +254,24 @@ async def test_emptied_table_is_followed(database: str, connection: asyncpg.Conn
 async def test_nothing_decided_yet_is_nothing_to_prove(database: str) -> None:
     assert 0 == (await replay.replay(database)).decisions
     assert 0 == (await replay.replay(database, jobs=2)).decisions
+
+
+async def test_history_goes_on_over_a_later_baseline(database: str, connection: asyncpg.Connection) -> None:
+    offer = await make_offer(connection)
+    first, second = [await make_candidate(connection, offer) for _ in range(2)]
+    await make_policy(connection)
+    async with Router.open(database) as router:
+        await router.route(await make_lead(connection, offer))
+    # what happens while a table is not attached is in no log, only in the baseline that attaches it again
+    await connection.execute("drop trigger pointsman_update on buyers")
+    await connection.execute("update buyers set status = 'paused' where id = $1", first)
+    await connection.execute("update buyers set hourly_cap = 1 where id = $1", second)
+    assert (await migrate(database)).baseline is not None
+    async with Router.open(database) as router:
+        for _ in range(2):
+            await router.route(await make_lead(connection, offer))
+    outcomes = await connection.fetch("select outcome, buyer_id from pointsman.decisions where id > 1 order by id")
+    assert [("routed", second), ("no_route", None)] == [tuple(row) for row in outcomes]
+    for jobs in (1, 2):
+        report = await replay.replay(database, jobs=jobs)
+        assert (3, 0) == (report.same_version.equal, report.same_version.different)
