@@ -181,13 +181,12 @@ async def test_caller_whose_tries_all_conflict_is_busy_and_its_transaction_goes_
         await make_buyer(connection)  # between the router's reading and its claim, each time
         return reading
 
-    async with Router.open(database) as router, another(database) as caller:
-        async with caller.transaction():
-            monkeypatch.setattr(Store, "read_leads", change_first)
-            with pytest.raises(Busy):
-                await router.route(lead, connection=caller)
-            monkeypatch.setattr(Store, "read_leads", read_leads)
-            assert (await router.route(lead, connection=caller)).outcome == "routed"
+    async with Router.open(database) as router, another(database) as caller, caller.transaction():
+        monkeypatch.setattr(Store, "read_leads", change_first)
+        with pytest.raises(Busy):
+            await router.route(lead, connection=caller)
+        monkeypatch.setattr(Store, "read_leads", read_leads)
+        assert (await router.route(lead, connection=caller)).outcome == "routed"
     assert [] == await violations(connection)
 
 
