@@ -258,10 +258,10 @@ async def test_nothing_decided_yet_is_nothing_to_prove(database: str) -> None:
 
 async def test_history_goes_on_over_a_later_baseline(database: str, connection: asyncpg.Connection) -> None:
     offer = await make_offer(connection)
-    first, second = [await make_candidate(connection, offer) for _ in range(2)]
+    first, second = [await make_candidate(connection, offer, enrollment={"priority_rank": rank}) for rank in (1, 2)]
     await make_policy(connection)
     async with Router.open(database) as router:
-        await router.route(await make_lead(connection, offer))
+        assert first == (await router.route(await make_lead(connection, offer))).buyer_id
     # what happens while a table is not attached is in no log, only in the baseline that attaches it again
     await connection.execute("drop trigger pointsman_update on buyers")
     await connection.execute("update buyers set status = 'paused' where id = $1", first)
