@@ -174,18 +174,22 @@ async def test_caller_whose_tries_all_conflict_is_busy_and_its_transaction_goes_
 ) -> None:
     offer, _ = await scene(connection)
     lead = await make_lead(connection, offer)
-    read_leads = Store.read_leads
+    claim, claim_one = Store.claim, Store.claim_one
 
-    async def change_first(self: Store, *arguments: Any) -> Any:
-        reading = await read_leads(self, *arguments)
-        await make_buyer(connection)  # between the router's reading and its claim, each time
-        return reading
+    async def change_before(self: Store, *arguments: Any) -> Any:
+        await make_buyer(connection)  # between the decision and its claim, each time
+        return await claim(self, *arguments)
+
+    async def change_before_one(self: Store, *arguments: Any) -> Any:
+        await make_buyer(connection)
+        return await claim_one(self, *arguments)
 
     async with Router.open(database) as router, another(database) as caller, caller.transaction():
-        monkeypatch.setattr(Store, "read_leads", change_first)
+        monkeypatch.setattr(Store, "claim", change_before)
+        monkeypatch.setattr(Store, "claim_one", change_before_one)
         with pytest.raises(Busy):
             await router.route(lead, connection=caller)
-        monkeypatch.setattr(Store, "read_leads", read_leads)
+        monkeypatch.undo()
         assert (await router.route(lead, connection=caller)).outcome == "routed"
     assert [] == await violations(connection)
 
