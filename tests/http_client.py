@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from stage import until
 
 from pointsman.api import create_app, server
+from tests.stage import until
 
 
 @contextlib.asynccontextmanager

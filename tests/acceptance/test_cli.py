@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from builders import make_candidate, make_lead, make_offer, make_policy
+
+from tests.builders import make_candidate, make_lead, make_offer, make_policy
 
 
 class Ran(NamedTuple):

@@ -14,9 +14,9 @@ import asyncpg
 import httpx
 import pytest
 import yaml
-from builders import make_candidate, make_lead, make_offer, make_policy
 
 from pointsman.settings import NOT_SETTINGS, Settings, check_names
+from tests.builders import make_candidate, make_lead, make_offer, make_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")

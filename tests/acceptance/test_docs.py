@@ -23,7 +23,6 @@ import asyncpg
 import httpx
 import pytest
 import typer
-from builders import make_candidate, make_lead, make_offer, make_policy, rules
 from fastapi import FastAPI
 
 from pointsman import errors
@@ -52,6 +51,7 @@ from pointsman.model import (
 )
 from pointsman.settings import Settings
 from pointsman.wire import KINDS, explanation_json, outcome_json, problem, record_json
+from tests.builders import make_candidate, make_lead, make_offer, make_policy, rules
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

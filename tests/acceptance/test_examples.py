@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
-from builders import make_candidate, make_lead, make_offer, make_policy
+
+from tests.builders import make_candidate, make_lead, make_offer, make_policy
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

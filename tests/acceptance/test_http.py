@@ -16,15 +16,24 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
-from builders import MARKET, enroll, make_buyer, make_candidate, make_exclusivity, make_lead, make_offer, make_policy
 from fastapi import Depends, FastAPI
-from http_client import assert_problem, client_of, serving
 
 from pointsman import errors
 from pointsman.api import TheRouter, create_app, lifespan, routes
 from pointsman.cache.feed import FeedState
 from pointsman.settings import ApiKey, Scope
 from pointsman.wire import outcome_json
+from tests.builders import (
+    MARKET,
+    enroll,
+    make_buyer,
+    make_candidate,
+    make_exclusivity,
+    make_lead,
+    make_offer,
+    make_policy,
+)
+from tests.http_client import assert_problem, client_of, serving
 
 OUTCOME_KEYS = [
     "lead_id",

@@ -11,9 +11,7 @@ import asyncpg
 import jsonschema_rs
 import pytest
 import schemathesis
-from builders import make_candidate, make_lead, make_offer, make_policy
 from fastapi import FastAPI
-from http_client import listening
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy, booleans, sampled_from
 from schemathesis import GenerationMode
@@ -26,6 +24,8 @@ from pointsman.api.openapi import as_text
 from pointsman.model import Cause, OutcomeKind
 from pointsman.settings import ApiKey, Scope
 from pointsman.wire import KINDS, PROBLEM_TYPE, Kind
+from tests.builders import make_candidate, make_lead, make_offer, make_policy
+from tests.http_client import listening
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 

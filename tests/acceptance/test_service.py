@@ -16,14 +16,14 @@ import asyncpg
 import httpx
 import pytest
 import structlog
-from builders import make_candidate, make_lead, make_offer, make_policy
-from http_client import assert_problem, client_of, has, listening, serving
 from prometheus_client.parser import text_string_to_metric_families
-from stage import until
 
 from pointsman.api import create_app, problems, server
 from pointsman.model import Outcome, OutcomeKind
 from pointsman.settings import ApiKey, Scope
+from tests.builders import make_candidate, make_lead, make_offer, make_policy
+from tests.http_client import assert_problem, client_of, has, listening, serving
+from tests.stage import until
 
 
 class Slow:

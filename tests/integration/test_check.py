@@ -12,7 +12,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from builders import (
+
+from pointsman import Router
+from pointsman.check import Checked, Place, UnknownMarket, UnknownOffer, check, who_owns
+from pointsman.errors import HistoryPruned
+from pointsman.findings import Code, Finding, Level
+from pointsman.ownership import Ownership, Role
+from tests.builders import (
     MARKET,
     enroll,
     make_area,
@@ -24,13 +30,7 @@ from builders import (
     make_policy,
     rules,
 )
-from stage import set_clock
-
-from pointsman import Router
-from pointsman.check import Checked, Place, UnknownMarket, UnknownOffer, check, who_owns
-from pointsman.errors import HistoryPruned
-from pointsman.findings import Code, Finding, Level
-from pointsman.ownership import Ownership, Role
+from tests.stage import set_clock
 
 NOON = datetime(2026, 6, 10, 12, 0, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -10,18 +10,18 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import structlog
-from builders import make_candidate, make_lead, make_offer, make_policy
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
-from stage import end_sessions, follows, until
 from structlog.testing import CapturingLoggerFactory
 
 from pointsman import Router, tracing
 from pointsman.cache.feed import FeedState
 from pointsman.metrics import PREMISES, TRIES, Metrics
+from tests.builders import make_candidate, make_lead, make_offer, make_policy
+from tests.stage import end_sessions, follows, until
 
 
 def samples(router: Router) -> dict[tuple[str, ...], float]:
