@@ -45,7 +45,7 @@ else:
 
 OLDEST_MAJOR = 15
 DATABASE = "pointsman"
-USER = "pointsman"
+USER = "postgres"  # not the schema's name: that would come before `public` on the search path
 ADVICE = "or set POINTSMAN_DATABASE_URL"
 
 _PROGRAMS = ("postgres", "initdb", "pg_ctl")

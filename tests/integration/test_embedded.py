@@ -220,7 +220,7 @@ async def test_process_that_came_by_the_number_of_a_dead_server_does_not_pass_fo
 @posix
 async def test_server_on_the_data_that_refuses_the_password_is_left_alone(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
-        await fetch(server.dsn, "alter role pointsman password 'another'")
+        await fetch(server.dsn, "alter role postgres password 'another'")
         with pytest.raises(EmbeddedUnavailable, match="another process is in charge"):
             await asyncio.to_thread(EmbeddedPostgres(tmp_path).start)
         server._owner.release()
