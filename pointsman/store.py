@@ -303,7 +303,10 @@ class Store:
     async def read_leads(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
         """The leads in the order of `lead_ids`; one round trip. Raises `LostWhileReading` on a dead connection."""
         try:
-            rows = await connection.fetch(self._sql["read_leads"], lead_ids)
+            if len(lead_ids) == 1:
+                rows = await connection.fetch(self._sql["read_lead"], lead_ids[0])
+            else:
+                rows = await connection.fetch(self._sql["read_leads"], lead_ids)
         except _LOST as error:
             raise LostWhileReading(f"the database cannot be reached: {_message(error)}") from error
         first = rows[0]
@@ -484,6 +487,7 @@ async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> N
     """Run the statements of a lead's way once, on no leads, so that no decision pays for preparing them."""
     if await connection.fetchval("show default_transaction_isolation") != "read committed":
         await connection.execute("set default_transaction_isolation to 'read committed'")
+    await connection.fetch(queries["read_lead"], UUID(int=0))
     await connection.fetch(queries["read_leads"], [])
     await connection.fetch(queries["claim"], *_CLAIM_OF_NOTHING)
     await connection.fetch(queries["claim_one"], *_CLAIM_OF_NOBODY)

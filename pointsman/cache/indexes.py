@@ -349,9 +349,10 @@ class Indexes:
     def _cell(self, market: Market, offer_id: UUID) -> Cell:
         """Build the cell of an offer that this market has seen no lead of; changes keep it from then on."""
         cell = Cell()
-        for buyer_id, enrollment in self.enrolled(offer_id).items():
-            if (number := market.numbers.get(buyer_id)) is not None:
-                cell.put(number, enrollment)
+        enrolled, numbers = self.enrolled(offer_id), market.numbers
+        for buyer_id in enrolled if len(enrolled) < len(numbers) else numbers:
+            if buyer_id in enrolled and buyer_id in numbers:
+                cell.put(numbers[buyer_id], enrolled[buyer_id])
         if offer_id in self.enrollments:
             market.cells[offer_id] = cell
             self._markets_with_cells.setdefault(offer_id, []).append(market)

@@ -26,6 +26,20 @@ left join lateral (
   order by d.id desc limit 1) d on true
 order by q.place
 
+-- name: read_lead
+-- The same for a lone lead: a plan that does not depend on how many there are is made once, instead of at every call.
+select l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
+       v.version, v.token, (select pointsman.clock()) as now,
+       d.id as decision_id, d.policy_id, d.policy_version, d.config_version, d.decided_at, d.flags
+from (select $1::uuid as id) q
+left join @host@.leads l on l.id = q.id
+left join lateral (
+  select * from pointsman.config_commit where version is not null order by version desc limit 1) v on true
+left join lateral (
+  select * from pointsman.decisions d
+  where l.buyer_id is not null and d.lead_id = l.id and d.buyer_id = l.buyer_id
+  order by d.id desc limit 1) d on true
+
 -- name: caller_transaction
 -- What makes a caller's transaction unfit to carry a decision.
 select current_setting('transaction_isolation') as isolation, current_setting('transaction_read_only') = 'on' as read_only,
