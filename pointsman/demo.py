@@ -53,7 +53,7 @@ CANDIDATES: Final = 60
 TOP, NAMED = 15, 6
 
 
-DEMO_LOCK: Final = 7203377
+DEMO_LOCK: Final = 7203378
 """The advisory lock of a running demo; one above the seal's."""
 
 

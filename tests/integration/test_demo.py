@@ -137,3 +137,11 @@ def test_a_cap_that_is_exceeded_would_be_seen() -> None:
 def test_the_address_of_another_database_keeps_everything_else() -> None:
     assert address("postgresql://me:it@host:1/old?ssl=on", "new") == "postgresql://me:it@host:1/new?ssl=on"
     assert address("postgresql:///old?host=/run", "new") == "postgresql:///new?host=/run"
+
+
+async def test_a_running_demo_keeps_no_configuration_of_the_server_s_own_database_from_committing(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await connection.execute(f"select pg_advisory_lock({demo.DEMO_LOCK})")
+    await execute(database, "set lock_timeout = '1s'; insert into offers (vertical_id) values (gen_random_uuid())")
+    assert 1 == await connection.fetchval("select count(*) from offers")
