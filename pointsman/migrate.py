@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import asyncpg
 
+from pointsman.cache.indexes import TABLES
 from pointsman.errors import Busy, DatabaseUnfit, StoreUnavailable
 from pointsman.store import quote_identifier
 
@@ -37,15 +38,6 @@ PATIENCE: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0)
 
 SLICE_BLOCKS: Final = 4096
 """Table blocks that one statement of a baseline reads."""
-
-CONFIGURATION_TABLES: Final = (
-    "offers",
-    "buyers",
-    "buyer_offers",
-    "buyer_service_areas",
-    "offer_exclusivities",
-    "routing_policies",
-)
 
 CONTENDED: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
@@ -246,7 +238,7 @@ def grants(role: str, host_schema: str = "public") -> str:
     """The statements that give `role` what a routing service needs, and nothing more."""
     host, name = quote_identifier(host_schema), quote_identifier(role)
     tables = ", ".join(f"{host}.{table}" for table in _TABLES)
-    views = ", ".join(f"pointsman.image_{table}" for table in CONFIGURATION_TABLES)
+    views = ", ".join(f"pointsman.image_{table}" for table in TABLES)
     functions = ", ".join(f"pointsman.{function}" for function in SERVICE_FUNCTIONS)
     return "\n".join(
         (
@@ -282,7 +274,7 @@ async def migrate(
         if faults:
             raise SchemaUnfit(faults)
         applied = await _apply(connection, host, installed, report)
-        attached = tuple([table for table in CONFIGURATION_TABLES if await _attach(connection, host, table, report)])
+        attached = tuple([table for table in TABLES if await _attach(connection, host, table, report)])
         baseline = await _baseline(connection, host, report)
         return Migrated(host, with_host_tables and not has_tables, applied, attached, baseline, grants(role, host))
 
@@ -416,7 +408,7 @@ def _relation_faults(table: str, relation: asyncpg.Record) -> Iterable[str]:
     plain = ("r", "p") if table == "leads" else ("r",)
     if relation["kind"] not in plain:
         yield f"table {table} is {_NOT_PLAIN[relation['kind']]}, not a plain one"
-    elif table in CONFIGURATION_TABLES:
+    elif table in TABLES:
         if relation["inherits"]:
             yield f"table {table} takes part in inheritance"
         if relation["persistence"] != "p":
@@ -500,7 +492,7 @@ async def _write_baseline(connection: asyncpg.Connection, host: str, due: list[s
                 change_set,
                 due,
             )
-        for table in CONFIGURATION_TABLES:
+        for table in TABLES:
             rows = await _log_table(connection, host, table, change_set)
             report(f"baseline: {rows:,} rows of {table}")
         await connection.execute("update pointsman.attachment set baseline = $1 where rel = any($2)", version, due)
@@ -535,7 +527,7 @@ async def _version_and_its_snapshot(connection: asyncpg.Connection, host: str) -
         async with connection.transaction(isolation="repeatable_read"):
             # A TRUNCATE between the snapshot and the reading would empty what is read. nowait: who truncates may be
             # waiting for the seal.
-            names = ", ".join(f"{quote_identifier(host)}.{table}" for table in CONFIGURATION_TABLES)
+            names = ", ".join(f"{quote_identifier(host)}.{table}" for table in TABLES)
             await connection.execute(f"lock table {names} in access share mode nowait")
             version: int = await connection.fetchval("select nextval('pointsman.config_version_seq')")
             await connection.execute(f"select pg_advisory_unlock({SEAL})")

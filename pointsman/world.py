@@ -20,6 +20,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import UUID, uuid5
 
+from pointsman.cache.indexes import TABLES
 from pointsman.engine.zones import zone
 from pointsman.errors import PointsmanError
 
@@ -146,16 +147,6 @@ class World:
     routing_policies: tuple[Policy, ...]
 
 
-CONFIGURATION = (
-    "offers",
-    "buyers",
-    "buyer_offers",
-    "buyer_service_areas",
-    "offer_exclusivities",
-    "routing_policies",
-)
-"""The tables of a `World`, in an order that foreign keys allow."""
-
 NAMESPACE = UUID("6f1d3f0e-54f2-5c4b-9a52-3c1f6f0f8a11")
 NOBODY_THERE = ("GU", "PR", "VI")
 """Markets with leads and without buyers."""
@@ -232,7 +223,7 @@ def like(lead: NewLead, count: int, seed: int) -> tuple[NewLead, ...]:
 async def insert(connection: asyncpg.Connection[Any], world: World, schema: str = "public") -> None:
     """Copy the world into empty host tables, in one transaction and so as one config version."""
     async with connection.transaction():
-        for table in CONFIGURATION:
+        for table in TABLES:
             await _copy(connection, table, getattr(world, table), schema)
 
 

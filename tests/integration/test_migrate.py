@@ -14,9 +14,9 @@ import asyncpg
 import pytest
 
 import pointsman.migrate
+from pointsman.cache.indexes import TABLES
 from pointsman.errors import Busy, DatabaseUnfit, PointsmanError, StoreUnavailable
 from pointsman.migrate import (
-    CONFIGURATION_TABLES,
     SchemaNewer,
     SchemaUnfit,
     grants,
@@ -116,7 +116,7 @@ async def commits(dsn: str) -> list[tuple[int, bool]]:
 
 async def by_tables(connection: asyncpg.Connection) -> State:
     state: State = {}
-    for table in CONFIGURATION_TABLES:
+    for table in TABLES:
         for (text,) in await connection.fetch(f"select to_jsonb(i)::text from pointsman.image_{table} i"):
             image = json.loads(text)
             key = f"{image['buyer_id']}:{image['offer_id']}" if table == "buyer_offers" else image["id"]
@@ -151,7 +151,7 @@ async def test_fresh_install_makes_the_tables_and_a_baseline_as_first_version(em
     done = await migrate(empty_database, with_host_tables=True)
     assert done.made_host_tables
     assert done.applied == tuple(migration.version for migration in migrations())
-    assert done.attached == CONFIGURATION_TABLES
+    assert done.attached == TABLES
     assert (done.host_schema, done.baseline) == ("public", 1)
     assert await commits(empty_database) == [(1, True)]
 
@@ -530,7 +530,7 @@ async def test_service_role_has_what_it_needs_and_no_more(database: str) -> None
         try:
             await connection.execute(grants(role))
             await connection.execute(f"set role {role}")
-            for table in CONFIGURATION_TABLES:
+            for table in TABLES:
                 await connection.fetch(f"select * from pointsman.image_{table}")
                 for statement in (f"delete from {table}", f"update {table} set is_active = true"):
                     with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedColumnError)):
