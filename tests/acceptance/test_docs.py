@@ -73,6 +73,7 @@ ELSEWHERE = {
     "ruff": "the linter, from the extra `dev`",
     "mypy": "the type checker, from the extra `dev`",
     "lint-imports": "import-linter's command, from the extra `dev`",
+    "mkdocs": "the builder of the site, from the extra `dev`",
     "docker": "only for those who have it",
     "python3": "Python itself",
     "python": "Python itself",
@@ -129,6 +130,19 @@ def code_of(path: Path) -> Iterator[str]:
     for block in blocks_of(path):
         if block.language in ("bash", "powershell"):
             yield from block.text.splitlines()
+
+
+@every_document()
+def test_lists_read_alike_where_they_lie_and_in_the_built_site(path: Path) -> None:
+    """Python-Markdown wants a blank line before a list, and four blanks before a list within one."""
+    item = re.compile(r"( *)([-*]|\d+\.) ")
+    spoilt = [
+        line
+        for before, line in pairwise(prose_of(path).splitlines())
+        if (found := item.match(line))
+        and (len(found[1]) % 4 or (before and not before.startswith(" ") and not item.match(before)))
+    ]
+    assert spoilt == []
 
 
 def test_every_block_has_a_language_that_is_checked_or_a_reason_why_not() -> None:
