@@ -486,6 +486,6 @@ def test_every_outcome_cause_flag_and_reason_is_described() -> None:
 
 
 def test_every_key_and_word_of_a_policy_is_described() -> None:
-    text = (ROOT / "docs" / "policies.md").read_text("utf-8")
+    text = (ROOT / "docs" / "policy-reference.md").read_text("utf-8")
     words = [*policy.STRATEGIES, *policy.TIE_BREAKERS, *policy.CONSTRAINTS, *policy.WHEN_INELIGIBLE, *policy.SLA_MODES]
     assert [word for word in words if f"`{word}`" not in text] == []

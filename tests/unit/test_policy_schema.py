@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from typing import Any
 
 import jsonschema_rs
@@ -12,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.engine.policy import CONSTRAINTS, SLA_MODES, STRATEGIES, TIE_BREAKERS, InvalidPolicy, read_rules
+from tests import policy_reference
 
-SCHEMA = json.loads((files("pointsman") / "policy.schema.json").read_text("utf-8"))
+SCHEMA = policy_reference.read_schema()
 VALID: dict[str, Any] = {
     "strategy": {"kind": "priority"},
     "tie_breakers": ["lead_hash", "buyer_id"],
@@ -106,3 +106,20 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         assert part["description"], name
         for inner, deeper in part.get("properties", {}).items():
             assert deeper["description"], f"{name}.{inner}"
+
+
+def test_every_key_and_every_word_has_an_example_that_the_router_accepts() -> None:
+    for rules in SCHEMA["examples"]:
+        read_rules(rules)
+    for name, part in SCHEMA["properties"].items():
+        shown = json.dumps(part["examples"])
+        for example in part["examples"]:
+            read_rules({**VALID, name: example})
+        for words in (part.get("items", {}), *part.get("properties", {}).values()):
+            assert [word["const"] for word in words.get("oneOf", ()) if f'"{word["const"]}"' not in shown] == []
+        assert [inner for inner in part.get("properties", ()) if f'"{inner}": ' not in shown] == []
+
+
+def test_the_policy_reference_is_what_the_schema_says() -> None:
+    """Otherwise `python -m tests.policy_reference` writes it anew."""
+    assert policy_reference.reference(SCHEMA) == policy_reference.FILE.read_text("utf-8")
