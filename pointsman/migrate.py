@@ -7,7 +7,9 @@ one table at a time, and given up again when somebody else is in the way. It can
 from __future__ import annotations
 
 import asyncio
+import random
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,11 +32,14 @@ SEAL: Final = 7203377
 MIGRATION_LOCK: Final = 7203376
 """The advisory lock of a running migration; one below the seal's."""
 
-LOCK_TIMEOUT: Final = "1s"
+LOCK_TIMEOUT: Final = "100ms"
 """How long a migration waits for a lock, and so how long it can make others queue behind it, at a time."""
 
-PATIENCE: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0)
-"""Seconds between tries to get a lock."""
+PATIENCE_SECONDS: Final = 60.0
+"""How long it tries for one lock. Nothing pushes an autovacuum aside: PostgreSQL does that for who waits a second."""
+
+PAUSE_SECONDS: Final = (0.1, 0.5)
+"""Between two tries, at random, so as not to keep step with a host whose transactions come at a beat."""
 
 SLICE_BLOCKS: Final = 4096
 """Table blocks that one statement of a baseline reads."""
@@ -560,16 +565,20 @@ async def _log_table(connection: asyncpg.Connection, host: str, table: str, chan
 
 async def _patiently(report: Report, step: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `step`, again and again for a while where others hold its locks."""
-    for pause in PATIENCE:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    told = False
+    while True:
         try:
             return await step(*args, **kwargs)
         except CONTENDED as error:
-            report(f"others hold a lock, trying again in {pause} s: {error}")
-            await asyncio.sleep(pause)
-    try:
-        return await step(*args, **kwargs)
-    except CONTENDED as error:
-        raise Busy(f"others held a lock all the time ({error}); end long transactions and run it again") from error
+            if time.monotonic() > deadline:
+                raise Busy(
+                    f"others held a lock all the time ({error}); end long transactions and run it again"
+                ) from error
+            if not told:
+                report(f"others hold a lock, trying again for {PATIENCE_SECONDS:.0f} s: {error}")
+                told = True
+        await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - spreads tries out, guards nothing
 
 
 def _at_host(sql: str, host: str) -> str:

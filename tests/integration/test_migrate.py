@@ -25,9 +25,9 @@ from pointsman.migrate import (
     remove,
     required_version,
 )
+from tests.catalog import catalog
 
-# every object of ours and of the host's, one line each
-CATALOG = """
+LOG = """
 with ours as (
   select c.* from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname in ('pointsman', 'public', 'app') and c.relkind <> 't')
@@ -95,17 +95,12 @@ async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pointsman.migrate, "LOCK_TIMEOUT", "50ms")
-    monkeypatch.setattr(pointsman.migrate, "PATIENCE", (0.01, 0.01))
+    monkeypatch.setattr(pointsman.migrate, "PATIENCE_SECONDS", 0.1)
 
 
 async def run(dsn: str, script: str) -> None:
     async with connected(dsn) as connection:
         await connection.execute(script)
-
-
-async def catalog(dsn: str) -> list[str]:
-    async with connected(dsn) as connection:
-        return sorted(line for (line,) in await connection.fetch(CATALOG))
 
 
 async def commits(dsn: str) -> list[tuple[int, bool]]:
