@@ -28,7 +28,7 @@ def read_schema() -> Schema:
 
 def reference(schema: Schema) -> str:
     """The page, a section for each key."""
-    parts = [INTRODUCTION, _sentences(schema["description"]), *map(_block, schema["examples"])]
+    parts = [INTRODUCTION, _sentences(schema["description"]), *map(block, schema["examples"])]
     for name, part in schema["properties"].items():
         parts += _section(name, part, name in schema["required"])
     return "\n\n".join(parts) + "\n"
@@ -45,7 +45,7 @@ def _section(name: str, part: Schema, required: bool) -> Iterator[str]:
     if "properties" in part:
         yield f"### Examples of `{name}`"
     for example in part["examples"]:
-        yield _block({name: example})
+        yield block({name: example})
 
 
 def _head(part: Schema, required: bool) -> str:
@@ -68,7 +68,8 @@ def _sentences(text: str) -> str:
     return re.sub(r"(?<=\.) (?=[A-Z])", "\n", text)
 
 
-def _block(example: Schema) -> str:
+def block(example: Schema) -> str:
+    """A fenced block of JSON, a line for each key."""
     if len(example) == 1:
         return f"```json\n{json.dumps(example)}\n```"
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in example.items())

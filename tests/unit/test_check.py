@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from pointsman.engine.capacity import State
 from pointsman.engine.decide import decide
 from pointsman.engine.exclusivity import holding
 from pointsman.findings import Code, Configuration, Finding, Level, findings
-from pointsman.model import Lead, micros
+from pointsman.model import Lead
 from pointsman.ownership import Ownership, Role, ownership
 from pointsman.wire import plain
-from pointsman.world import World, build
+from pointsman.world import build
 from pointsman.world import leads as new_leads
+from tests.images import images_of
 
 from .worlds import (
     CLOSED,
@@ -582,9 +582,8 @@ def test_facts_name_a_few_of_many_rows_and_count_them_all() -> None:
 def test_what_is_found_to_be_impossible_never_happens() -> None:
     built = build(seed=11, buyers=300, areas=3_000, exclusivities=120)
     configuration = Configuration(1, TOKEN, NOON)
-    for table, rows in images_of(built):
-        for image in rows:
-            configuration.add(table, image)
+    for table, image in images_of(built):
+        configuration.add(table, image)
     every = findings(configuration)
     impossible = {(finding.code, *finding.rows[0].ids.values()) for finding in every}
     barren = {
@@ -613,32 +612,6 @@ def test_what_is_found_to_be_impossible_never_happens() -> None:
     assert {Code.PRIORITY_NEVER_REACHED, Code.EXCLUSIVITY_DEAD, Code.POLICY_SHADOWED} <= {
         code for code, *_ in impossible
     }
-
-
-def images_of(built: World) -> Iterable[tuple[str, Iterable[Image]]]:
-    """The rows of a world as the feed gives them."""
-    yield "offers", [row._asdict() for row in built.offers]
-    yield (
-        "buyers",
-        [
-            {**row._asdict(), "funded": row.min_balance is None or row.balance >= row.min_balance}
-            for row in built.buyers
-        ],
-    )
-    yield "buyer_offers", [{**row._asdict(), "enrolled_at": micros(row.created_at)} for row in built.buyer_offers]
-    yield "buyer_service_areas", [row._asdict() for row in built.buyer_service_areas]
-    yield (
-        "offer_exclusivities",
-        [
-            {**row._asdict(), "valid_from": in_micros(row.valid_from), "valid_to": in_micros(row.valid_to)}
-            for row in built.offer_exclusivities
-        ],
-    )
-    yield "routing_policies", [row._asdict() for row in built.routing_policies]
-
-
-def in_micros(instant: datetime | None) -> int | None:
-    return None if instant is None else micros(instant)
 
 
 # who owns
