@@ -1,7 +1,8 @@
 """A process with a router of its own, for tests of several: reads commands as lines of JSON, answers each with one.
 
 `["open", dsn]`, `["route", ids]` (a call of its own for each id, all at once), `["in turn", ids]` (one after another),
-`["close"]`. An answer to leads is a list of `[outcome or error, buyer, decision, config version]`.
+`["callers", ids, count]` (so many callers that share the ids, and ask again when the router is busy), `["close"]`. An
+answer to leads is a list of `[outcome or error, buyer, decision, config version]`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from pointsman import Router
-from pointsman.errors import PointsmanError
+from pointsman.errors import Busy, PointsmanError
 from pointsman.model import Outcome
 
 
@@ -22,6 +23,23 @@ def plain(answer: Outcome | PointsmanError) -> list[Any]:
         buyer = None if answer.buyer_id is None else str(answer.buyer_id)
         return [answer.outcome, buyer, answer.decision_id, answer.config_version]
     return [f"{type(answer).__name__}: {answer}", None, None, None]
+
+
+async def call_by_turns(router: Router, leads: list[UUID], callers: int) -> list[list[Any]]:
+    """The answers to all leads, each asked for by whichever caller is free."""
+    queue, found = list(reversed(leads)), {}
+
+    async def call() -> None:
+        while queue:
+            lead = queue.pop()
+            (answer,) = await router.route_many([lead])
+            if isinstance(answer, Busy):
+                queue.append(lead)
+            else:
+                found[lead] = plain(answer)
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return [found[lead] for lead in leads]
 
 
 async def main() -> None:
@@ -38,11 +56,14 @@ async def main() -> None:
             router = None
         else:
             leads = [UUID(lead) for lead in arguments[0]]
-            if what == "route":
+            if what == "callers":
+                answer = await call_by_turns(router, leads, arguments[1])
+            elif what == "route":
                 batches = await asyncio.gather(*(router.route_many([lead]) for lead in leads))
+                answer = [plain(found) for (found,) in batches]
             else:
                 batches = [await router.route_many([lead]) for lead in leads]
-            answer = [plain(found) for (found,) in batches]
+                answer = [plain(found) for (found,) in batches]
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

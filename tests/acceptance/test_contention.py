@@ -33,7 +33,7 @@ from tests.builders import (
     rules,
 )
 from tests.invariants import violations
-from tests.stage import another, kinds, records, served, until, version
+from tests.stage import NOBODY, another, kinds, records, served, until, version
 
 PROCESSES = 4
 ROTATION = rules(strategy={"kind": "rotation"}, tie_breakers=["buyer_id"])
@@ -69,8 +69,8 @@ class Process:
         assert line, "the process has ended"
         return json.loads(line)
 
-    async def route(self, leads: Sequence[UUID], what: str = "route") -> list[list[Any]]:
-        found: list[list[Any]] = await self.ask(what, [str(lead) for lead in leads])
+    async def route(self, leads: Sequence[UUID], what: str = "route", *more: Any) -> list[list[Any]]:
+        found: list[list[Any]] = await self.ask(what, [str(lead) for lead in leads], *more)
         return found
 
     async def end(self) -> None:
@@ -168,6 +168,46 @@ async def test_cap_reached_by_concurrent_calls_in_four_processes_is_exact(
     expected = 23 if level == "buyer" else 2 * 23
     assert {"routed": expected, "no_route": 120 - expected} == outcomes(answers)
     assert expected == await connection.fetchval("select count(*) from leads where buyer_id = $1", buyer)
+    assert [] == await violations(connection)
+
+
+async def test_caps_are_used_to_the_last_lead_by_64_callers_in_eight_processes_while_windows_roll_over(
+    database: str, connection: asyncpg.Connection, processes: list[Process]
+) -> None:
+    """`violations` decides each lead again on what came before it: one that was refused while there was room differs
+    as much as one that was taken without. The clock goes on by 31 minutes after every 60 decisions.
+    """
+    await connection.execute(
+        "create or replace function pointsman.clock() returns timestamptz language sql volatile as"
+        " $$ select timestamptz '2026-03-07 20:00Z' + (select last_value from pointsman.decisions_id_seq) / 60"
+        " * interval '31 min' $$"
+    )
+    random, caps = Random(23), ("hourly_cap", "daily_cap")
+    offers = [await make_offer(connection) for _ in range(2)]
+    for zone in ("America/Chicago", "UTC", "Asia/Kathmandu") * 2:
+        buyer = await make_buyer(connection, timezone=zone, hourly_cap=random.randint(1, 50), daily_cap=50)
+        await make_area(connection, buyer)
+        for offer in offers:
+            await enroll(connection, buyer, offer, **{cap: random.randint(1, 50) for cap in caps})
+    await make_policy(connection, rules=ROTATION)
+    leads = await add_leads(connection, offers, 960)
+    more = await asyncio.gather(*(Process.start() for _ in range(8 - PROCESSES)))
+    try:
+        await asyncio.gather(*(process.ask("open", database) for process in more))
+        together = zip((*processes, *more), dealt(leads, 8), strict=True)
+        answers = await asyncio.gather(*(process.route(part, "callers", 8) for process, part in together))
+    finally:
+        await asyncio.gather(*(process.end() for process in more))
+    assert {"routed", "no_route"} == set(outcomes(answers))
+    assert 960 == sum(map(len, answers))
+    full = await connection.fetchval(
+        "select count(*) from pointsman.cap_usage c join buyers b on b.id = c.buyer_id"
+        " where c.kind = 'hour' and c.offer_id = $1 and c.used = b.hourly_cap",
+        NOBODY,
+    )
+    windows = await connection.fetchval("select count(distinct window_start) from pointsman.cap_usage")
+    assert full > 5
+    assert windows > 5
     assert [] == await violations(connection)
 
 

@@ -11,7 +11,10 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from multiprocessing import get_context
 from uuid import UUID
 
 import asyncpg
@@ -38,7 +41,7 @@ async def main(host: str, leads: int, areas: int) -> bool:
             await asyncio.sleep(10)
             tell_of("before", traffic)
             await timed("migrate", migrate(dsn, report=tell), traffic)
-            await timed("route 20,000 leads", route(dsn, 20_000), traffic)
+            await timed("route 20,000 leads", asyncio.to_thread(route_apart, dsn, 20_000), traffic)
             await timed("migrate again", migrate(dsn, report=tell), traffic)
             await timed("remove", remove(dsn, report=tell), traffic)
             tell(f"statements: {dict(traffic.done)}")
@@ -54,6 +57,16 @@ def schema(dsn: str) -> str:
     return "\n".join(line for line in dump.splitlines() if not line.startswith("\\"))  # a random key in later versions
 
 
+def route_apart(dsn: str, count: int) -> None:
+    """Route in a process of its own, so that the host's times are the database's and not this loop's."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as processes:
+        processes.submit(route_here, dsn, count).result()
+
+
+def route_here(dsn: str, count: int) -> None:
+    asyncio.run(route(dsn, count))
+
+
 async def route(dsn: str, count: int) -> None:
     """Route leads in batches, and let nobody be left without an outcome."""
     connection = await asyncpg.connect(dsn)
@@ -66,9 +79,9 @@ async def route(dsn: str, count: int) -> None:
                     raise answer
 
 
-async def timed(what: str, work: object, traffic: Traffic) -> None:
+async def timed(what: str, work: Awaitable[object], traffic: Traffic) -> None:
     began = time.perf_counter()
-    await work  # type: ignore[misc]
+    await work
     tell_of(f"{what}, {time.perf_counter() - began:.1f} s", traffic)
 
 
