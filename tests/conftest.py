@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ def _wheel(stack: ExitStack) -> tuple[str, str]:
     return _embedded(stack, "wheel")
 
 
-def _embedded(stack: ExitStack, only: str) -> tuple[str, str]:
+def _embedded(stack: ExitStack, only: str | None, settings: Mapping[str, str] = SETTINGS) -> tuple[str, str]:
     from pointsman.embedded import EmbeddedPostgres, find_programs
     from pointsman.errors import EmbeddedUnavailable
 
@@ -97,7 +97,7 @@ def _embedded(stack: ExitStack, only: str) -> tuple[str, str]:
         programs = find_programs(only)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pointsman-tests-")))
         folder.chmod(0o711)  # root may have to start the server as `nobody`
-        server = stack.enter_context(EmbeddedPostgres(folder / "server", programs, SETTINGS))
+        server = stack.enter_context(EmbeddedPostgres(folder / "server", programs, settings))
     except EmbeddedUnavailable as error:
         raise NotToBeHad(str(error)) from error
     return server.dsn, f"{programs.source}, {programs.bin}"
@@ -145,11 +145,27 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
         except NotToBeHad as error:
             stash[USED_POSTGRES] = f"not to be had: {error}"
             raise pytest.fail.Exception(str(error), pytrace=False) from None
-        connection = await asyncpg.connect(dsn)
-        version = (await connection.fetchval("show server_version")).split()[0]
-        await connection.close(timeout=10)
+        version = await _version(dsn)
         stash[USED_POSTGRES] = f"{version} ({source})"
         yield Server(dsn, version, source)
+
+
+@pytest.fixture(scope="session")
+async def replicating_server() -> AsyncIterator[Server]:
+    """Another server, from programs: one whose log subscribers can read, and where transactions can be prepared."""
+    only = "wheel" if os.environ.get(FORCED) == "wheel" else None
+    settings = {**SETTINGS, "wal_level": "logical", "max_prepared_transactions": "2"}
+    with ExitStack() as stack:
+        dsn, source = await asyncio.to_thread(_embedded, stack, only, settings)
+        yield Server(dsn, await _version(dsn), source)
+
+
+async def _version(dsn: str) -> str:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return (await connection.fetchval("show server_version")).split()[0]
+    finally:
+        await connection.close(timeout=10)
 
 
 @pytest.fixture(scope="session")

@@ -243,16 +243,6 @@ async def test_history_that_is_pruned_between_two_reads_is_loaded_anew(
         assert second == (await router.route(await make_lead(connection, offer))).buyer_id
 
 
-async def test_two_phase_commit_of_configuration_is_refused_by_the_server(connection: asyncpg.Connection) -> None:
-    before = await version(connection)
-    await connection.execute("begin")
-    await make_buyer(connection)
-    with pytest.raises(asyncpg.PostgresError):
-        await connection.execute("prepare transaction 'x'")
-    await connection.execute("rollback")
-    assert before == await version(connection)
-
-
 async def test_change_in_a_session_that_replicates_is_obeyed(database: str, connection: asyncpg.Connection) -> None:
     offer, first, second = await scene(connection)
     async with Router.open(database) as router:
