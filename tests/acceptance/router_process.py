@@ -48,7 +48,10 @@ async def main() -> None:
         what, *arguments = json.loads(line)
         answer: Any = "done"
         if what == "open":
-            router = await Router.open(*arguments)
+            try:
+                router = await Router.open(*arguments)
+            except PointsmanError as error:
+                answer = f"{type(error).__name__}: {error}"
         elif router is None:
             answer = "open a router first"
         elif what == "close":
