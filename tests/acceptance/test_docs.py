@@ -61,6 +61,7 @@ NOT_RUN = {
     "mermaid": "a picture, which GitHub draws",
     "bash": "makes environments, or needs a shell of its own; what it names is checked",
     "powershell": "is the bash block beside it for Windows; what it names is checked",
+    "text": "what a command prints; the quick start's test compares it",
 }
 """Languages of blocks that are not run, and why."""
 
@@ -73,14 +74,32 @@ ELSEWHERE = {
     "ruff": "the linter, from the extra `dev`",
     "mypy": "the type checker, from the extra `dev`",
     "lint-imports": "import-linter's command, from the extra `dev`",
+    "curl": "what most machines have to speak HTTP with",
+    "Invoke-RestMethod": "PowerShell's own for the same",
+    "source": "the shell's own",
+    "Activate.ps1": "made with a virtual environment",
     "mkdocs": "the builder of the site, from the extra `dev`",
     "docker": "only for those who have it",
     "python3": "Python itself",
     "python": "Python itself",
     "py": "Python's launcher on Windows",
+    "bash": "comes with Git for Windows",
     "pip": "comes with a virtual environment",
 }
 """Programs in shell blocks that are not ours."""
+
+POWERSHELL = {
+    r"^python3 -m venv": r"py -3.11 -m venv",
+    r"source \.venv/bin/activate": r".venv\\Scripts\\Activate.ps1",
+    r"\.venv/bin/": r".venv\\Scripts\\",
+    r"^([A-Z]\w+)=(\S+) ": r'$env:\1 = "\2"; ',
+    r"^curl -X POST ": r"Invoke-RestMethod -Method Post ",
+    r"^\.ci/run": r"bash .ci/run",
+}
+"""What PowerShell writes otherwise than bash."""
+
+QUICK_START = ROOT / "docs" / "quickstart.md"
+"""Is run by a test of its own, step by step and in an empty folder."""
 
 
 class Block(NamedTuple):
@@ -152,7 +171,9 @@ def test_every_block_has_a_language_that_is_checked_or_a_reason_why_not() -> Non
 # Python
 
 
-@blocks("python")
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block.language == "python" and block.path != QUICK_START], ids=str
+)
 async def test_python_in_the_documents_runs(
     block: Block, database: str, connection: asyncpg.Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -443,12 +464,18 @@ def test_shell_blocks_name_what_exists(block: Block) -> None:
             assert set(extra.split(",")) <= set(extras), command
 
 
-def test_the_two_commands_of_the_readme_are_shown_for_both_shells() -> None:
-    shell = [block for block in BLOCKS if block.path == ROOT / "README.md" and block.language in NOT_RUN]
-    texts = [block.text for block in shell if block.language != "mermaid"]
-    assert ["bash", "powershell"] * 2 == [block.language for block in shell if block.language != "mermaid"]
-    for bash, powershell in zip(texts[::2], texts[1::2], strict=True):
-        assert bash.replace("python3", "py -3.11", 1).replace(".venv/bin/", ".venv\\Scripts\\") == powershell
+@every_document()
+def test_every_command_is_shown_for_both_shells(path: Path) -> None:
+    shell = [block for block in blocks_of(path) if block.language in ("bash", "powershell")]
+    assert ["bash", "powershell"] * (len(shell) // 2) == [block.language for block in shell]
+    for bash, powershell in zip(shell[::2], shell[1::2], strict=True):
+        assert in_powershell(bash.text) == powershell.text
+
+
+def in_powershell(bash: str) -> str:
+    for pattern, replacement in POWERSHELL.items():
+        bash = re.sub(pattern, replacement, bash, flags=re.MULTILINE)
+    return bash
 
 
 # Completeness
