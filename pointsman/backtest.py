@@ -18,8 +18,8 @@ from uuid import UUID
 import asyncpg
 
 from pointsman.cache.indexes import Indexes
-from pointsman.engine.capacity import CounterKey, State
-from pointsman.engine.configuration import Enrollment
+from pointsman.engine.capacity import State
+from pointsman.engine.configuration import Enrollment, metered
 from pointsman.engine.decide import decide
 from pointsman.engine.draft import Drafted, read_draft
 from pointsman.engine.policy import Rules
@@ -173,8 +173,8 @@ class Forward(State):
         """Be what the decisions with smaller ids left."""
         self._before, self.at, self._indexes = decision_id, at, indexes
 
-    def usage(self, counter: CounterKey) -> int:
-        buyer_id, offer_id, kind, _ = counter
+    def usage(self, counter: tuple[bytes, int]) -> int:
+        buyer_id, offer_id, kind = metered(counter[0])
         zone = self._indexes.buyers[buyer_id].zone
         assert zone is not None  # or no window could be asked about
         window = zone.hour(self.at) if kind == "hour" else zone.day(self.at)

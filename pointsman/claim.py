@@ -6,14 +6,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import accumulate
 from typing import Any
-from uuid import UUID
 
 from pointsman import engine
 from pointsman.engine import geo, record, zones
-from pointsman.engine.capacity import Cap, Counter, CounterKey, State, caps
-from pointsman.engine.configuration import NOBODY, Enrollment
+from pointsman.engine.capacity import Cap, Counter, State, caps
+from pointsman.engine.configuration import NOBODY, Enrollment, Slot
 from pointsman.engine.decide import Decision
-from pointsman.engine.faults import Fault
 from pointsman.store import Claimed, Version
 
 VERSIONS = (engine.__version__, zones.TZDATA_VERSION, geo.UNICODE_VERSION)
@@ -24,14 +22,12 @@ _SERVED_IN_BATCH = 1 << 62
 _REMEMBERED_COUNTERS = 1_000_000
 
 _SLOTS = (
-    Fault.DAILY_CAP_OF_BUYER,
-    Fault.HOURLY_CAP_OF_BUYER,
-    Fault.DAILY_CAP_OF_ENROLLMENT,
-    Fault.HOURLY_CAP_OF_ENROLLMENT,
+    Slot.DAILY_OF_BUYER,
+    Slot.HOURLY_OF_BUYER,
+    Slot.DAILY_OF_ENROLLMENT,
+    Slot.HOURLY_OF_ENROLLMENT,
 )
 """The caps of a winner in the order in which `claim_one_1` locks their counters."""
-
-Turn = tuple[UUID, UUID]
 
 
 class Beliefs(State):
@@ -44,7 +40,7 @@ class Beliefs(State):
 
     def __init__(self) -> None:
         super().__init__()
-        self.since: dict[CounterKey, int] = {}
+        self.since: dict[tuple[bytes, int], int] = {}
 
     def learn(self, batch: Batch, claimed: Claimed) -> None:
         """Take over what the claim saw and what it added."""
@@ -59,7 +55,7 @@ class Beliefs(State):
                 for cap in decision.takes:
                     self.used[cap.counter] += 1
                     self.since[cap.counter] = cap.changed
-                self.positions[decision.winner.buyer_id, decision.winner.offer_id] = decision_id
+                self.positions[decision.winner.turn] = decision_id
         if len(self.used) > _REMEMBERED_COUNTERS:
             self.used.clear()  # those in use come back with their next claim
             self.since.clear()
@@ -103,18 +99,18 @@ class Batch(State):
         self._now = now
         self._seen = seen
         self._known = known
-        self._ahead: dict[CounterKey, int] = {}
-        self._last_win: dict[Turn, int] = {}
+        self._ahead: dict[tuple[bytes, int], int] = {}
+        self._last_win: dict[bytes, int] = {}
         self._counters: dict[Counter, Cap] = {}
-        self._turns: dict[Turn, int] = {}
+        self._turns: dict[bytes, Enrollment] = {}
         self._uses: list[tuple[int, Counter, bool, int, int]] = []
-        self._compares: list[tuple[int, Turn, int]] = []
+        self._compares: list[tuple[int, bytes, int]] = []
 
-    def usage(self, counter: CounterKey) -> int:
+    def usage(self, counter: tuple[bytes, int]) -> int:
         return self._seen.used.get(counter, 0) + self._ahead.get(counter, 0)
 
     def position(self, enrollment: Enrollment) -> int:
-        turn = (enrollment.buyer_id, enrollment.offer_id)
+        turn = enrollment.turn
         if turn in self._last_win:
             return _SERVED_IN_BATCH + self._last_win[turn]
         return self._seen.positions.get(turn, 0)
@@ -125,7 +121,7 @@ class Batch(State):
         return list(self._counters)
 
     @property
-    def turns(self) -> Sequence[Turn]:
+    def turns(self) -> Sequence[bytes]:
         """The enrollments in the order in which the claim was sent them."""
         return list(self._turns)
 
@@ -133,28 +129,20 @@ class Batch(State):
         """Put a decision, made on this state, at the end of the queue."""
         self.decisions.append(decision)
         lead = len(self.decisions)
-        if decision.takes or decision.full:
-            place = record.places(decision.covering)
-            for cap in decision.takes:
-                self._use(lead, cap, True, place)
-            for cap in decision.full:
-                self._use(lead, cap, False, place)
+        taken = len(decision.takes)
+        for index, (cap, name) in enumerate(record.named(decision)):
+            counter, takes = cap.counter, index < taken
+            ahead = self._ahead.get(counter, 0)
+            self._counters.setdefault(counter, cap)
+            self._uses.append((lead, counter, takes, ahead, name))
+            if takes:
+                self._ahead[counter] = ahead + 1
         for enrollment in decision.compared:
-            turn = (enrollment.buyer_id, enrollment.offer_id)
-            self._turns.setdefault(turn, self._seen.positions.get(turn, 0))
-            self._compares.append((lead, turn, self._last_win.get(turn, 0)))
+            self._turns.setdefault(enrollment.turn, enrollment)
+            self._compares.append((lead, enrollment.turn, self._last_win.get(enrollment.turn, 0)))
         if decision.winner is not None:
-            turn = (decision.winner.buyer_id, decision.winner.offer_id)
-            self._turns.setdefault(turn, self._seen.positions.get(turn, 0))
-            self._last_win[turn] = lead
-
-    def _use(self, lead: int, cap: Cap, takes: bool, place: dict[UUID, int]) -> None:
-        counter = cap.counter
-        ahead = self._ahead.get(counter, 0)
-        self._counters.setdefault(counter, cap)
-        self._uses.append((lead, counter, takes, ahead, record.name(cap, place[cap.buyer_id])))
-        if takes:
-            self._ahead[counter] = ahead + 1
+            self._turns.setdefault(decision.winner.turn, decision.winner)
+            self._last_win[decision.winner.turn] = lead
 
     def arguments(self) -> list[Any]:
         """The arguments of `claim_1`."""
@@ -178,9 +166,9 @@ class Batch(State):
             [use[3] for use in self._uses],
             [use[4] for use in self._uses],
             self.won,
-            [turn[0] for turn in self._turns],
-            [turn[1] for turn in self._turns],
-            list(self._turns.values()),
+            [enrollment.buyer_id for enrollment in self._turns.values()],
+            [enrollment.offer_id for enrollment in self._turns.values()],
+            [self._seen.positions.get(turn, 0) for turn in self._turns],
             [turn not in known_turns for turn in self._turns],
             [compared[0] for compared in self._compares],
             [turn_index[compared[1]] for compared in self._compares],
@@ -193,17 +181,17 @@ class Batch(State):
             return None
         (decision,) = self.decisions
         winner, policy, known = decision.winner, decision.policy, self._known
-        if winner is None or policy is None or (winner.buyer_id, winner.offer_id) not in known.positions:
+        if winner is None or policy is None or winner.turn not in known.positions:
             return None
         if any(known.since.get(cap.counter, -1) < cap.changed for cap in decision.takes):
             return None
         self._put_taken_first()
         lead = decision.lead
         names = [use[4] for use in self._uses]
-        own: dict[Fault, tuple[datetime | None, int | None, int]] = dict.fromkeys(_SLOTS, (None, None, 0))
+        own: dict[int, tuple[datetime | None, int | None, int]] = dict.fromkeys(_SLOTS, (None, None, 0))
         changed = dict.fromkeys((True, False), 0)
         for cap, name in zip(decision.takes, names, strict=False):
-            own[cap.fault] = (cap.window.opens, cap.limit, name)
+            own[cap.slot] = (cap.window.opens, cap.limit, name)
             changed[cap.offer_id == NOBODY] = cap.changed
         buyers, offers, kinds, starts, _, limits, _ = counter_arrays(decision.full)
         return [
@@ -241,8 +229,7 @@ class Batch(State):
         if done is None:
             return Claimed([0], [None], [], [], {"alone": True})
         (decision,) = self.decisions
-        compared = ((enrollment.buyer_id, enrollment.offer_id) for enrollment in decision.compared)
-        stands = dict(zip(compared, positions or (), strict=True))
+        stands = dict(zip((enrollment.turn for enrollment in decision.compared), positions or (), strict=True))
         return Claimed([done], [None], used or [], [stands.get(turn, 0) for turn in self._turns], None)
 
     def _put_taken_first(self) -> None:
@@ -253,7 +240,7 @@ class Batch(State):
         self._counters = {counter: self._counters[counter] for counter in taken} | self._counters
         self._turns = {turn: self._turns[turn] for turn in won} | self._turns
 
-    def _lead_arrays(self, turn_index: dict[Turn, int]) -> list[list[Any]]:
+    def _lead_arrays(self, turn_index: dict[bytes, int]) -> list[list[Any]]:
         leads = [decision.lead for decision in self.decisions]
         winners = [decision.winner for decision in self.decisions]
         policies = [decision.policy for decision in self.decisions]
@@ -270,7 +257,7 @@ class Batch(State):
             [None if winner is None else winner.buyer_id for winner in winners],
             [None if policy is None else policy.id for policy in policies],
             [None if policy is None else policy.version for policy in policies],
-            [0 if winner is None else turn_index[winner.buyer_id, winner.offer_id] for winner in winners],
+            [0 if winner is None else turn_index[winner.turn] for winner in winners],
             [record.head(decision, *self.version) for decision in self.decisions],
             list(accumulate(len(decision.takes) + len(decision.full) for decision in self.decisions)),
             list(accumulate(len(decision.compared) for decision in self.decisions)),
@@ -295,10 +282,10 @@ class Question:
     """Usage and positions to be read of all that leads could be given to."""
 
     def __init__(self, candidates: Iterable[Enrollment], at: int) -> None:
-        self._turns: dict[Turn, None] = {}
+        self._turns: dict[bytes, Enrollment] = {}
         self._caps: dict[Counter, Cap] = {}
         for enrollment in candidates:
-            self._turns[enrollment.buyer_id, enrollment.offer_id] = None
+            self._turns[enrollment.turn] = enrollment
             for cap in caps(enrollment, at):
                 self._caps[cap.counter] = cap
 
@@ -312,8 +299,8 @@ class Question:
             starts,
             ends,
             changed,
-            [turn[0] for turn in self._turns],
-            [turn[1] for turn in self._turns],
+            [enrollment.buyer_id for enrollment in self._turns.values()],
+            [enrollment.offer_id for enrollment in self._turns.values()],
         ]
 
     def answered(self, used: Sequence[int], positions: Sequence[int]) -> State:

@@ -486,8 +486,8 @@ def _is_intact(row: asyncpg.Record, indexes: Indexes) -> bool:
 
 def _named(buyer_id: UUID) -> Enrollment:
     """An enrollment of which nothing but the buyer is known."""
-    blank = dict.fromkeys(("offer_id", "priority_rank", "weight", "enrolled_at", "hourly_cap", "daily_cap"))
-    return Enrollment({**blank, "buyer_id": buyer_id, "is_active": False}, None, 0)
+    blank = dict.fromkeys(("priority_rank", "weight", "enrolled_at", "hourly_cap", "daily_cap"))
+    return Enrollment({**blank, "buyer_id": buyer_id, "offer_id": NOBODY, "is_active": False}, None, 0)
 
 
 def _premises(made: Again, decision: Decision, served: Served) -> Iterator[Fact]:

@@ -21,7 +21,7 @@ from pointsman.cache.feed import Cache, FeedState
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.claim import Batch, Beliefs, Question
 from pointsman.engine.capacity import Counter, State
-from pointsman.engine.configuration import Enrollment
+from pointsman.engine.configuration import Enrollment, turn
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.draft import Drafted, read_draft
 from pointsman.engine.explain import WideSnapshot, explain
@@ -585,11 +585,11 @@ async def _remembered(store: Store) -> Beliefs:
     beliefs = Beliefs()
     async with store.connection() as connection:
         for row in await store.usage(connection):
-            counter = Counter(row["buyer_id"], row["offer_id"], row["kind"], micros(row["window_start"]))
+            counter = Counter.of(row["buyer_id"], row["offer_id"], row["kind"], micros(row["window_start"]))
             beliefs.used[counter] = row["used"]
             beliefs.since[counter] = row["since"]
         for row in await store.positions(connection):
-            beliefs.positions[row["buyer_id"], row["offer_id"]] = row["position"]
+            beliefs.positions[turn(row["buyer_id"], row["offer_id"])] = row["position"]
     return beliefs
 
 

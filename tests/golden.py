@@ -18,6 +18,7 @@ from uuid import UUID
 
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.engine.capacity import Counter, State
+from pointsman.engine.configuration import turn
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.explain import explain
 from pointsman.engine.geo import UNICODE_VERSION
@@ -63,10 +64,10 @@ def state_of(vector: dict[str, Any]) -> State:
     state = State()
     for row in vector["used"]:
         offer_id = UUID(row["offer_id"]) if row["offer_id"] else UUID(int=0)
-        counter = Counter(UUID(row["buyer_id"]), offer_id, row["kind"], row["window_start"])
+        counter = Counter.of(UUID(row["buyer_id"]), offer_id, row["kind"], row["window_start"])
         state.used[counter] = row["used"]
     for row in vector["positions"]:
-        state.positions[UUID(row["buyer_id"]), UUID(row["offer_id"])] = row["position"]
+        state.positions[turn(UUID(row["buyer_id"]), UUID(row["offer_id"]))] = row["position"]
     return state
 
 

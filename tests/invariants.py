@@ -106,7 +106,7 @@ class Past:
         """Usage and positions of all candidates as the decisions below `before` left them."""
         state = State()
         for enrollment in candidates:
-            state.positions[enrollment.buyer_id, enrollment.offer_id] = self.position(enrollment, before)
+            state.positions[enrollment.turn] = self.position(enrollment, before)
             for cap in caps(enrollment, at):
                 state.used[cap.counter] = self.used(cap, before)
         return state

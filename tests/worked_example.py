@@ -127,7 +127,7 @@ def _take(decision: Decision, state: State, decision_id: int) -> bool:
         return False
     for cap in decision.takes:
         state.used[cap.counter] = state.usage(cap.counter) + 1
-    state.positions[decision.winner.buyer_id, decision.winner.offer_id] = decision_id
+    state.positions[decision.winner.turn] = decision_id
     return True
 
 

@@ -43,7 +43,7 @@ TABLES = (
 _NOTHING = BitMap()
 _REMEMBERED_POLICIES = 100_000
 
-_Place = tuple[UUID, UUID | None, str, str | None]  # offer, market, scope, value
+_Place = tuple[UUID | None, str, str | None]  # market, scope, value
 
 
 class Change(NamedTuple):
@@ -155,7 +155,7 @@ class Indexes:
         self.policies: dict[UUID, Policy] = {}
         self.exclusivity_rows: dict[UUID, Exclusivity] = {}
         self._enrollments_of: dict[UUID, dict[UUID, Enrollment]] = {}
-        self._held: dict[_Place, list[Exclusivity]] = {}
+        self._held: dict[UUID, dict[_Place, list[Exclusivity]]] = {}  # by offer
         self._markets_with_cells: dict[UUID, list[Market]] = {}
         self._winning_policy: dict[tuple[UUID | None, UUID | None, UUID | None], Policy | None] = {}
         self._put: dict[str, Callable[[Image, int], None]] = {
@@ -209,19 +209,20 @@ class Indexes:
 
     def exclusivities(self, lead: Lead) -> Iterable[Sequence[Exclusivity]]:
         """The exclusivities that match the lead, a list a scope, most specific first."""
-        offer_id, market_id = lead.offer_id, lead.market_id
-        if not self._held or offer_id is None:
-            return []
-        places: list[_Place] = [(offer_id, None, "offer", None)]
+        held = None if lead.offer_id is None else self._held.get(lead.offer_id)
+        if held is None:
+            return ()
+        market_id = lead.market_id
+        places: list[_Place] = [(None, "offer", None)]
         if market_id is not None:
             postal_code, city = geo.postal_code(lead.postal_code), geo.city(lead.city)
             places = [
-                (offer_id, market_id, "postal_code", postal_code),
-                (offer_id, market_id, "city", city),
-                (offer_id, market_id, "market", None),
+                (market_id, "postal_code", postal_code),
+                (market_id, "city", city),
+                (market_id, "market", None),
                 *places,
             ]
-        return [rows for place in places if (rows := self._held.get(place))]
+        return [rows for place in places if (rows := held.get(place))]
 
     # what an explanation asks besides
 
@@ -325,16 +326,20 @@ class Indexes:
         row = read_exclusivity(image)
         if row is not None:
             self.exclusivity_rows[row.id] = row
-            insort(self._held.setdefault(_place(row), []), row, key=lambda other: other.id.int)
+            held = self._held.setdefault(row.offer_id, {})
+            insort(held.setdefault(_place(row), []), row, key=lambda other: other.id.int)
 
     def _drop_exclusivity(self, exclusivity_id: UUID) -> None:
         row = self.exclusivity_rows.pop(exclusivity_id, None)
         if row is None:
             return
-        rows = self._held[_place(row)]
+        held = self._held[row.offer_id]
+        rows = held[_place(row)]
         rows.remove(row)
         if not rows:
-            del self._held[_place(row)]
+            del held[_place(row)]
+        if not held:
+            del self._held[row.offer_id]
 
     def _put_policy(self, image: Image, version: int) -> None:
         self._drop_policy(image["id"])
@@ -368,4 +373,4 @@ def _matches(policy: Policy, lead: Lead) -> bool:
 
 
 def _place(row: Exclusivity) -> _Place:
-    return row.offer_id, row.market_id, row.scope, row.value
+    return row.market_id, row.scope, row.value

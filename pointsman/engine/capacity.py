@@ -2,83 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from pointsman.engine.configuration import NOBODY, Enrollment
-from pointsman.engine.faults import Fault
+from pointsman.engine.configuration import NOBODY, Enrollment, Limit, Slot, meter
 from pointsman.engine.zones import Window
-
-CounterKey = tuple[UUID, UUID, str, int]
-"""A `Counter`, or a plain tuple that equals one: buyer, offer, kind, start."""
 
 
 class Counter(NamedTuple):
-    """What `cap_usage` is keyed by; `start` is the window's, in microseconds."""
+    """One count of the routing state: whose leads of which kind of window (`meter`), and the window's start.
 
-    buyer_id: UUID
-    offer_id: UUID
-    kind: str
+    A row of `cap_usage`; `start` is in microseconds. A plain tuple that equals one will do to look it up.
+    """
+
+    meter: bytes
     start: int
+
+    @classmethod
+    def of(cls, buyer_id: UUID, offer_id: UUID, kind: str, start: int) -> Counter:
+        """The counter of a row of `cap_usage`."""
+        return cls(meter(buyer_id, offer_id, kind), start)
 
 
 class Cap(NamedTuple):
     """One limit that binds an enrollment's leads at an instant. `changed`: since when its holder counts like this."""
 
-    fault: Fault
+    slot: Slot
     buyer_id: UUID
     offer_id: UUID
     limit: int
     window: Window
     changed: int
-
-    @property
-    def counter(self) -> Counter:
-        return Counter(self.buyer_id, self.offer_id, self.window.kind, self.window.start)
+    counter: Counter
 
     @property
     def level(self) -> str:
-        return "buyer" if self.offer_id == NOBODY else "enrollment"
+        return "buyer" if self.slot >= Slot.HOURLY_OF_BUYER else "enrollment"
 
 
 class State:
-    """Usage and positions as far as they are known; what is not known is 0: never used, never served."""
+    """Usage and positions as far as they are known; what is not known is 0: never used, never served.
+
+    Counts go by `Counter`, positions by `Enrollment.turn`.
+    """
 
     __slots__ = ("positions", "used")
 
     def __init__(self) -> None:
-        self.used: dict[CounterKey, int] = {}
-        self.positions: dict[tuple[UUID, UUID], int] = {}
+        self.used: dict[tuple[bytes, int], int] = {}
+        self.positions: dict[bytes, int] = {}
 
-    def usage(self, counter: CounterKey) -> int:
+    def usage(self, counter: tuple[bytes, int]) -> int:
         """Leads already counted there."""
         return self.used.get(counter, 0)
 
     def position(self, enrollment: Enrollment) -> int:
         """The id of the decision that last served `enrollment`, 0 before its first turn."""
-        return self.positions.get((enrollment.buyer_id, enrollment.offer_id), 0)
+        return self.positions.get(enrollment.turn, 0)
 
 
-def caps(enrollment: Enrollment, at: int) -> Iterator[Cap]:
+def caps(enrollment: Enrollment, at: int) -> list[Cap]:
     """Every cap that is set on `enrollment` and on its buyer, with the window that holds `at`; hours before days."""
-    buyer = enrollment.buyer
-    if buyer is None or buyer.zone is None:
-        return
-    changed = max(enrollment.changed, buyer.changed)  # the windows of both are the buyer's
-    for fault, kind, offer_id, limit in enrollment.limits:
-        window = buyer.zone.hour(at) if kind == "hour" else buyer.zone.day(at)
-        since = buyer.changed if offer_id == NOBODY else changed
-        yield Cap(fault, buyer.id, offer_id, limit, window, since)
+    return [bind(enrollment, limit, at) for limit in enrollment.limits]
 
 
-def is_full(enrollment: Enrollment, state: State, at: int) -> bool:
-    """Whether any cap that binds `enrollment` has no room as far as `state` knows."""
+def first_reached(enrollment: Enrollment, state: State, at: int) -> Cap | None:
+    """The first of these caps that has no room as far as `state` knows."""
+    for limit in enrollment.limits:
+        cap = bind(enrollment, limit, at)
+        if state.usage(cap.counter) >= cap.limit:
+            return cap
+    return None
+
+
+def bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:
+    """One of the enrollment's limits as it binds at an instant."""
+    cap = limit.cap
+    if cap is not None and cap.window.start <= at < cap.window.end:
+        return cap
     buyer = enrollment.buyer
-    if buyer is None or buyer.zone is None:
-        return False
-    for _, kind, offer_id, limit in enrollment.limits:
-        window = buyer.zone.hour(at) if kind == "hour" else buyer.zone.day(at)
-        if state.usage((buyer.id, offer_id, kind, window.start)) >= limit:
-            return True
-    return False
+    assert buyer is not None  # or there would be no limits
+    assert buyer.zone is not None
+    window = buyer.zone.hour(at) if limit.kind == "hour" else buyer.zone.day(at)
+    changed = buyer.changed
+    if limit.offer_id is not NOBODY:
+        changed = max(changed, enrollment.changed)  # the windows of both are the buyer's
+    counter = Counter(limit.meter, window.start)
+    limit.cap = cap = Cap(limit.slot, buyer.id, limit.offer_id, limit.limit, window, changed, counter)
+    return cap

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from enum import IntEnum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from pointsman.engine import geo
@@ -17,6 +18,9 @@ from pointsman.engine.faults import Fault
 from pointsman.engine.hours import Hours, UnknownZone, compile_hours
 from pointsman.engine.policy import Policy, read_rules
 from pointsman.engine.zones import Zone, zone
+
+if TYPE_CHECKING:
+    from pointsman.engine.capacity import Cap
 
 NOBODY = UUID(int=0)
 """Stands for the offer where a cap or a counter is the buyer's own, over all its offers."""
@@ -40,13 +44,45 @@ class Caps(NamedTuple):
     daily: int | None
 
 
-class Limit(NamedTuple):
-    """A cap that binds an enrollment's leads; `offer_id` is `NOBODY` where it is the buyer's, over all its offers."""
+class Slot(IntEnum):
+    """Which of the four caps that can bind an enrollment's leads."""
 
-    fault: Fault
-    kind: str
-    offer_id: UUID
-    limit: int
+    HOURLY_OF_ENROLLMENT = 0
+    DAILY_OF_ENROLLMENT = 1
+    HOURLY_OF_BUYER = 2
+    DAILY_OF_BUYER = 3
+
+
+class Limit:
+    """A cap that binds an enrollment's leads; `offer_id` is `NOBODY` where it is the buyer's, over all its offers.
+
+    `cap` is how it bound last: the window of a moment ago is mostly that of the next lead too (`capacity.bind`).
+    """
+
+    __slots__ = ("cap", "kind", "limit", "meter", "offer_id", "slot")
+
+    def __init__(self, slot: Slot, buyer_id: UUID, offer_id: UUID, kind: str, limit: int) -> None:
+        self.slot = slot
+        self.kind = kind
+        self.offer_id = offer_id
+        self.limit = limit
+        self.meter = meter(buyer_id, offer_id, kind)
+        self.cap: Cap | None = None
+
+
+def turn(buyer_id: UUID, offer_id: UUID) -> bytes:
+    """What an enrollment is known by in the routing state: bytes keep their hash, ids work it out at each look-up."""
+    return buyer_id.bytes + offer_id.bytes
+
+
+def meter(buyer_id: UUID, offer_id: UUID, kind: str) -> bytes:
+    """What a holder's counters of one kind, window after window, are known by in the routing state."""
+    return buyer_id.bytes + offer_id.bytes + kind.encode()
+
+
+def metered(meter: bytes) -> tuple[UUID, UUID, str]:
+    """Buyer, offer (`NOBODY`: the buyer's own) and kind of a meter."""
+    return UUID(bytes=meter[:16]), UUID(bytes=meter[16:32]), meter[32:].decode()
 
 
 class Buyer:
@@ -101,12 +137,14 @@ class Enrollment:
         "offer_id",
         "own_faults",
         "priority_rank",
+        "turn",
         "weight",
     )
 
     def __init__(self, image: Image, buyer: Buyer | None, changed: int) -> None:
         self.buyer_id: UUID = image["buyer_id"]
         self.offer_id: UUID = image["offer_id"]
+        self.turn = turn(self.buyer_id, self.offer_id)
         self.priority_rank: int | None = image["priority_rank"]
         self.weight: int | None = image["weight"]
         self.enrolled_at: int | None = image["enrolled_at"]
@@ -140,12 +178,16 @@ class Enrollment:
             return ()
         own, shared = self.caps, buyer.caps
         limits = (
-            (Fault.HOURLY_CAP_OF_ENROLLMENT, "hour", self.offer_id, own.hourly),
-            (Fault.HOURLY_CAP_OF_BUYER, "hour", NOBODY, shared.hourly),
-            (Fault.DAILY_CAP_OF_ENROLLMENT, "day", self.offer_id, own.daily),
-            (Fault.DAILY_CAP_OF_BUYER, "day", NOBODY, shared.daily),
+            (Slot.HOURLY_OF_ENROLLMENT, self.offer_id, "hour", own.hourly),
+            (Slot.HOURLY_OF_BUYER, NOBODY, "hour", shared.hourly),
+            (Slot.DAILY_OF_ENROLLMENT, self.offer_id, "day", own.daily),
+            (Slot.DAILY_OF_BUYER, NOBODY, "day", shared.daily),
         )
-        return tuple(Limit(fault, kind, offer_id, cap) for fault, kind, offer_id, cap in limits if cap is not None)
+        return tuple(
+            Limit(slot, self.buyer_id, offer_id, kind, limit)
+            for slot, offer_id, kind, limit in limits
+            if limit is not None
+        )
 
     def is_as(self, other: Enrollment) -> bool:
         """Whether both come of the same row, whenever that was read; the buyer's part aside."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from pointsman.engine.capacity import Cap, State, caps
 from pointsman.engine.configuration import Enrollment, Exclusivity, Offer
-from pointsman.engine.eligibility import Screened, screen
+from pointsman.engine.eligibility import Full, Screened, screen
 from pointsman.engine.exclusivity import Holding, holding
 from pointsman.engine.policy import Policy
 from pointsman.engine.strategy import Ranking
@@ -83,15 +84,15 @@ def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
             winner,
             flags,
             tuple(caps(winner, at)),
-            _passed_over(pool, winner, held, ranking, state, at),
-            tuple(sorted(compared, key=_buyer)),
+            _passed_over(pool.full, winner, held, ranking),
+            tuple(sorted(compared, key=_turn)),
             covering,
         )
     if Flag.EXCLUSIVE in flags:
         outcome, cause = OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED, None
     else:
         outcome, cause = OutcomeKind.NO_ROUTE, Cause.NO_ELIGIBLE_BUYERS
-    full = _proofs(pool.full, state, at)
+    full = _proofs(pool.full)
     return Decision(lead, at, outcome, cause, policy, None, flags, (), full, (), covering)
 
 
@@ -114,7 +115,7 @@ def _under(held: Holding, pool: Screened, fail_closed: bool) -> tuple[Screened, 
     conflict = (Flag.EXCLUSIVITY_CONFLICT,) if held.conflict else ()
     eligible = [enrollment for enrollment in pool.eligible if _holds(held, enrollment)]
     if eligible or fail_closed:
-        full = [enrollment for enrollment in pool.full if _holds(held, enrollment)]
+        full = [full for full in pool.full if _holds(held, full.enrollment)]
         return Screened(eligible, full), (Flag.EXCLUSIVE, *conflict)
     return pool, (Flag.EXCLUSIVE_FALLBACK, *conflict)
 
@@ -123,28 +124,23 @@ def _holds(held: Holding, enrollment: Enrollment) -> bool:
     return enrollment.buyer_id == held.exclusivity.buyer_id
 
 
-def _passed_over(
-    pool: Screened, winner: Enrollment, held: Holding | None, ranking: Ranking, state: State, at: int
-) -> tuple[Cap, ...]:
+def _passed_over(full: list[Full], winner: Enrollment, held: Holding | None, ranking: Ranking) -> tuple[Cap, ...]:
     """A full cap of each full buyer that would have gone before the winner, or that holds the lead's exclusivity."""
-    if not pool.full:
+    if not full:
         return ()
-    place = ranking.static_key(winner)
-    before = [
-        full for full in pool.full if ranking.static_key(full) <= place or (held is not None and _holds(held, full))
-    ]
-    return _proofs(before, state, at)
+    before = ranking.not_behind(winner, [one.enrollment for one in full])
+    if held is not None:
+        before = [is_before or _holds(held, one.enrollment) for is_before, one in zip(before, full, strict=True)]
+    return _proofs([one for is_before, one in zip(before, full, strict=True) if is_before])
 
 
-def _proofs(full: Iterable[Enrollment], state: State, at: int) -> tuple[Cap, ...]:
-    """One full cap of each, in order of buyers; a cap of 0 is full by itself and needs no proof."""
-    proofs = []
-    for enrollment in sorted(full, key=lambda enrollment: enrollment.buyer_id.bytes):
-        reached = [cap for cap in caps(enrollment, at) if state.usage(cap.counter) >= cap.limit]
-        if all(cap.limit for cap in reached):
-            proofs.append(reached[0])
-    return tuple(proofs)
+def _proofs(full: list[Full]) -> tuple[Cap, ...]:
+    """One full cap of each, in order of buyers; who has a cap of 0 is full by that and needs no proof."""
+    unproven = [one for one in full if all(limit.limit for limit in one.enrollment.limits)]
+    if len(unproven) > 1:
+        unproven.sort(key=_turn_of_full)
+    return tuple([one.cap for one in unproven])
 
 
-def _buyer(enrollment: Enrollment) -> bytes:
-    return enrollment.buyer_id.bytes
+_turn = attrgetter("turn")  # within an offer, the order of buyers
+_turn_of_full = attrgetter("enrollment.turn")

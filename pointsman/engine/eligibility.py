@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pointsman.engine.capacity import State, caps, is_full
+from pointsman.engine.capacity import Cap, State, caps, first_reached
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.faults import Fault
 from pointsman.engine.policy import Rules
@@ -22,18 +22,25 @@ _FIELDS = (
 )
 
 
+class Full(NamedTuple):
+    """A buyer that nothing but its caps keeps from the lead, and the first of them that is reached."""
+
+    enrollment: Enrollment
+    cap: Cap
+
+
 class Screened(NamedTuple):
-    """Covering enrollments by how they stand: `full` are those that nothing but a cap keeps from the lead."""
+    """Covering enrollments that can have the lead, and those that their caps alone keep from it."""
 
     eligible: list[Enrollment]
-    full: list[Enrollment]
+    full: list[Full]
 
 
 def screen(covering: Iterable[Enrollment], rules: Rules, state: State, at: int) -> Screened:
     """Sort covering enrollments into those that can have the lead at `at`, and those whose caps alone forbid it."""
     enforced, hours_matter, sla_required = rules.enforced, rules.acceptance_hours, rules.sla_required
     eligible: list[Enrollment] = []
-    full: list[Enrollment] = []
+    full: list[Full] = []
     for enrollment in covering:
         buyer = enrollment.buyer
         if enrollment.faults & enforced or buyer is None:
@@ -42,7 +49,11 @@ def screen(covering: Iterable[Enrollment], rules: Rules, state: State, at: int) 
             continue
         if sla_required and not is_prompt(enrollment, rules):
             continue
-        (full if enrollment.limits and is_full(enrollment, state, at) else eligible).append(enrollment)
+        cap = first_reached(enrollment, state, at) if enrollment.limits else None
+        if cap is None:
+            eligible.append(enrollment)
+        else:
+            full.append(Full(enrollment, cap))
     return Screened(eligible, full)
 
 

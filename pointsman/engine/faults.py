@@ -4,10 +4,7 @@ from enum import IntFlag
 
 
 class Fault(IntFlag):
-    """What keeps an enrollment from a lead, as bits.
-
-    Up to `ZERO_WEIGHT` they stand in the row (`Enrollment.faults`); the others name the caps that can be full.
-    """
+    """What stands in an enrollment's row or its buyer's and keeps it from a lead, as bits."""
 
     BUYER_MISSING = 1 << 0
     INACTIVE = 1 << 1
@@ -22,7 +19,3 @@ class Fault(IntFlag):
     PAUSED = 1 << 10
     BELOW_MIN_BALANCE = 1 << 11
     ZERO_WEIGHT = 1 << 12
-    HOURLY_CAP_OF_ENROLLMENT = 1 << 13
-    HOURLY_CAP_OF_BUYER = 1 << 14
-    DAILY_CAP_OF_ENROLLMENT = 1 << 15
-    DAILY_CAP_OF_BUYER = 1 << 16

@@ -18,13 +18,15 @@ All integers are big-endian; ids are in order of buyers when their bytes are.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from pointsman.engine.capacity import Cap, State, caps
-from pointsman.engine.configuration import NOBODY, Enrollment
+from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, Snapshot, decide
 from pointsman.model import Lead
 
@@ -74,21 +76,22 @@ def digest(head_bytes: bytes, state: bytes) -> bytes:
 
 def written_state(decision: Decision, state: State) -> bytes:
     """The state of a decision that was made on `state`, as the claim writes it in SQL; here for vectors and tests."""
-    place = places(decision.covering)
-    used = [(name(cap, place[cap.buyer_id]), state.usage(cap.counter)) for cap in (*decision.takes, *decision.full)]
+    used = [(number, state.usage(cap.counter)) for cap, number in named(decision)]
     turns = [state.position(enrollment).to_bytes(6, "big") for enrollment in decision.compared]
     return b"".join((_LENGTH.pack(len(used)), *(struct.pack(">II", *pair) for pair in used), *turns))
 
 
-def places(covering: Iterable[Enrollment]) -> dict[UUID, int]:
-    """Each covering buyer's place in order of buyers."""
-    ordered = sorted(covering, key=lambda enrollment: enrollment.buyer_id.bytes)
-    return {enrollment.buyer_id: place for place, enrollment in enumerate(ordered)}
+def named(decision: Decision) -> Iterator[tuple[Cap, int]]:
+    """The caps whose counters the state names, with their names, in its order."""
+    if decision.takes or decision.full:
+        turns = sorted([enrollment.turn for enrollment in decision.covering])
+        for cap in (*decision.takes, *decision.full):
+            yield cap, name(cap, bisect_left(turns, cap.counter.meter[:16]))
 
 
 def name(cap: Cap, place: int) -> int:
     """How the state names the counter of `cap`."""
-    return 4 * place + 2 * (cap.offer_id == NOBODY) + (cap.window.kind == "day")
+    return 4 * place + cap.slot
 
 
 def read_state(state: bytes) -> StoredState:
@@ -109,7 +112,7 @@ def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, aroun
     """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
     if stored.used or stored.positions:
         snapshot = _Looked(snapshot, lead)
-        covering = sorted(snapshot.covering(lead), key=lambda enrollment: enrollment.buyer_id.bytes)
+        covering = sorted(snapshot.covering(lead), key=attrgetter("turn"))
         for place in dict.fromkeys(number // 4 for number in stored.used):
             for cap in caps(covering[place], at) if place < len(covering) else ():
                 used = stored.used.get(name(cap, place))
@@ -120,7 +123,7 @@ def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, aroun
         return decision
     # who is compared depends on usage alone; only who of them goes first depends on the positions
     for enrollment, position in zip(decision.compared, stored.positions, strict=True):
-        around.positions[enrollment.buyer_id, enrollment.offer_id] = position
+        around.positions[enrollment.turn] = position
     return decide(lead, snapshot, around, at)
 
 

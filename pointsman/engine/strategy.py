@@ -74,12 +74,13 @@ class Ranking:
     Unusable values (None, a weight of 0 under `weighted`) never get here: they are faults.
     """
 
-    __slots__ = ("lead_id", "rules", "state")
+    __slots__ = ("_hasher", "lead_id", "rules", "state")
 
     def __init__(self, rules: Rules, lead_id: UUID, state: State) -> None:
         self.rules = rules
         self.lead_id = lead_id
         self.state = state
+        self._hasher: blake2b | None = None
 
     def first(self, eligible: Sequence[Enrollment]) -> tuple[Enrollment, Sequence[Enrollment]]:
         """Who goes first, and all whom only their turns told from that one (that one included; nobody if alone).
@@ -95,26 +96,49 @@ class Ranking:
                 compared = left
             part = _PARTS[name]
             values = [part(self, enrollment) for enrollment in left]
-            best = min(values)
+            best = _least(values) if name == "score" else min(values)
             left = [enrollment for enrollment, value in zip(left, values, strict=True) if value == best]
         return left[0], compared
+
+    def not_behind(self, winner: Enrollment, others: Sequence[Enrollment]) -> list[bool]:
+        """Of each of `others`, whether nothing that stands still while configuration does puts it behind `winner`.
+
+        A turn does not stand still, nor does what only counts after it.
+        """
+        stands: list[bool | None] = [None] * len(others)
+        for name in takewhile(lambda name: name != TURN, self.rules.order):
+            part = _PARTS[name]
+            winners = part(self, winner)
+            for index, other in enumerate(others):
+                if stands[index] is None and (value := part(self, other)) != winners:
+                    stands[index] = value < winners
+            if None not in stands:
+                break
+        return [stand is not False for stand in stands]
 
     def key(self, enrollment: Enrollment) -> tuple[Any, ...]:
         """What `enrollment` is ordered by, smallest first; no two buyers have the same."""
         return tuple(_PARTS[name](self, enrollment) for name in self.rules.order)
 
-    def static_key(self, enrollment: Enrollment) -> tuple[Any, ...]:
-        """The parts of the key that stand before the turn, which alone moves while configuration stands still."""
-        static = takewhile(lambda name: name != TURN, self.rules.order)
-        return tuple(_PARTS[name](self, enrollment) for name in static)
+    def hash(self, enrollment: Enrollment) -> int:
+        """The `lead_hash` of the lead and the enrollment's buyer."""
+        hasher = self._hasher
+        if hasher is None:
+            hasher = self._hasher = blake2b(self.lead_id.bytes, digest_size=8)
+        hasher = hasher.copy()
+        hasher.update(enrollment.turn[:16] + self.rules.salt)
+        return int.from_bytes(hasher.digest(), "big")
 
 
-def _hash(ranking: Ranking, enrollment: Enrollment) -> int:
-    return lead_hash(ranking.lead_id, enrollment.buyer_id, ranking.rules.salt)
+def _least(scores: Sequence[Score]) -> Score:
+    """The smallest, found in floats where these are safe."""
+    value = min(score.value for score in scores)
+    near = [score for score in scores if score.value <= value * (1 + 2 * _TOO_CLOSE)]
+    return min(near)
 
 
 def _score(ranking: Ranking, enrollment: Enrollment) -> Score:
-    return Score(_hash(ranking, enrollment), enrollment.weight or 1)
+    return Score(ranking.hash(enrollment), enrollment.weight or 1)
 
 
 def _response_time(ranking: Ranking, enrollment: Enrollment) -> tuple[int, int]:
@@ -122,7 +146,8 @@ def _response_time(ranking: Ranking, enrollment: Enrollment) -> tuple[int, int]:
     return _LAST if seconds is None else (0, seconds)
 
 
-_PARTS: dict[str, Callable[[Ranking, Enrollment], Any]] = {
+_Part = Callable[[Ranking, Enrollment], Any]
+_PARTS: dict[str, _Part] = {
     "sla": lambda ranking, enrollment: not is_prompt(enrollment, ranking.rules),
     "score": _score,
     "priority_rank": lambda ranking, enrollment: enrollment.priority_rank,
@@ -130,6 +155,6 @@ _PARTS: dict[str, Callable[[Ranking, Enrollment], Any]] = {
     "sla_response_seconds": _response_time,
     TURN: lambda ranking, enrollment: ranking.state.position(enrollment),
     "enrolled_at": lambda ranking, enrollment: _LAST if enrollment.enrolled_at is None else (0, enrollment.enrolled_at),
-    "lead_hash": _hash,
-    "buyer_id": lambda ranking, enrollment: enrollment.buyer_id.bytes,
+    "lead_hash": Ranking.hash,
+    "buyer_id": lambda ranking, enrollment: enrollment.turn,
 }

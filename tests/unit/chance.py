@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from pointsman.engine.capacity import Counter, State
-from pointsman.engine.configuration import NOBODY
+from pointsman.engine.configuration import NOBODY, turn
 from pointsman.model import Lead, micros
 
 from . import oracle
@@ -274,6 +274,6 @@ def state_of(case: oracle.Case) -> State:
     """The state that a case is decided on."""
     state = State()
     for (buyer, offer, kind, start), used in case.usage.items():
-        state.used[Counter(buyer, offer or NOBODY, kind, micros(start))] = used
-    state.positions.update(case.positions)
+        state.used[Counter.of(buyer, offer or NOBODY, kind, micros(start))] = used
+    state.positions = {turn(*key): position for key, position in case.positions.items()}
     return state

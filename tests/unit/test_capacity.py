@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pointsman.engine.capacity import Cap, Counter, State, caps
-from pointsman.engine.configuration import NOBODY, Buyer, Caps, Enrollment
+from pointsman.engine import zones
+from pointsman.engine.capacity import Counter, State, caps
+from pointsman.engine.configuration import NOBODY, Buyer, Caps, Enrollment, turn
 
 from .worlds import (
     DAY_START,
@@ -58,10 +59,10 @@ def test_a_cap_binds_alone(level, kind):
 
 def test_counters_of_an_enrollment_are_its_own_and_those_of_a_buyer_cover_all_its_offers():
     assert [cap.counter for cap in bound(both(1, 1), both(1, 1))] == [
-        Counter(ONE, OFFER, "hour", NOON),
-        Counter(ONE, NOBODY, "hour", NOON),
-        Counter(ONE, OFFER, "day", DAY_START),
-        Counter(ONE, NOBODY, "day", DAY_START),
+        Counter.of(ONE, OFFER, "hour", NOON),
+        Counter.of(ONE, NOBODY, "hour", NOON),
+        Counter.of(ONE, OFFER, "day", DAY_START),
+        Counter.of(ONE, NOBODY, "day", DAY_START),
     ]
 
 
@@ -106,13 +107,19 @@ def test_usage_is_read_by_window():
 
 def test_a_position_is_the_enrollments_own():
     state = State()
-    state.positions[ONE, OTHER_OFFER] = 7
+    state.positions[turn(ONE, OTHER_OFFER)] = 7
     assert state.position(Enrollment(make_enrollment(), None, 1)) == 0
 
 
-def test_level_is_told_by_the_offer():
-    (cap,) = bound(both(1))
-    assert (cap.level, Cap(*cap[:2], NOBODY, *cap[3:]).level) == ("enrollment", "buyer")
+def test_a_cap_says_whose_it_is():
+    assert [cap.level for cap in bound(both(1, 1), both(1, 1))] == ["enrollment", "buyer"] * 2
+
+
+def test_a_cap_is_that_of_the_window_asked_about_whatever_was_asked_before():
+    enrollment = Enrollment(make_enrollment(hourly_cap=1), Buyer(make_buyer(), 1), 1)
+    later = NOON + 3 * zones.HOUR
+    starts = [cap.window.start for at in (NOON, later, NOON) for cap in caps(enrollment, at)]
+    assert starts == [NOON, later, NOON]
 
 
 # decisions

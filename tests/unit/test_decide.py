@@ -427,7 +427,7 @@ def test_serving_buyers_in_turn_gives_everyone_the_same():
     state, served = State(), []
     for decision_id in range(1, 41):
         enrollment = decided(world, state, make_lead(id=uid(1, decision_id))).winner
-        state.positions[enrollment.buyer_id, OFFER] = decision_id
+        state.positions[enrollment.turn] = decision_id
         served.append(enrollment.buyer_id)
     assert [buyer_id(1 + turn % 4) for turn in range(40)] == served
 

@@ -21,7 +21,7 @@ from pointsman.engine.capacity import State
 from pointsman.engine.decide import decide
 from pointsman.model import Lead
 
-from .worlds import NOON, OFFER, buyer_id, candidate, make_lead, make_rules, make_world, put
+from .worlds import NOON, buyer_id, candidate, make_lead, make_rules, make_world, put
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "fairness.md").read_text("utf-8")
 LEADS = 100_000
@@ -48,7 +48,7 @@ def served(world: Indexes, arrivals: Iterator[Lead], between: Callable[[int], No
             continue
         for cap in decision.takes:
             state.used[cap.counter] = state.usage(cap.counter) + 1
-        state.positions[decision.winner.buyer_id, OFFER] = turn
+        state.positions[decision.winner.turn] = turn
         order.append(decision.winner.buyer_id.int & 0xFF)
     return order
 

@@ -9,9 +9,10 @@ from random import Random
 import pytest
 
 from pointsman.engine.capacity import Counter, State, caps
+from pointsman.engine.configuration import turn
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.explain import explain
-from pointsman.engine.record import DIGEST_BYTES, StoredState, digest, head, name, places, read_state, redecide
+from pointsman.engine.record import DIGEST_BYTES, StoredState, digest, head, name, named, read_state, redecide
 from pointsman.model import micros
 
 from .chance import a_case, state_of
@@ -22,7 +23,6 @@ from .worlds import (
     OFFER,
     ONE,
     POLICY,
-    THREE,
     TOKEN,
     TWO,
     VERTICAL,
@@ -141,9 +141,11 @@ def test_the_digest_is_the_beginning_of_sha_256_over_head_and_state():
 # the state
 
 
-def test_places_are_in_order_of_buyers():
-    covering = make_world(candidate(3), candidate(1), candidate(2)).covering(make_lead())
-    assert places(reversed(covering)) == {ONE: 0, TWO: 1, THREE: 2}
+def test_a_counter_is_named_by_the_buyers_place_in_order_of_buyers():
+    world = make_world(candidate(3), candidate(1), candidate(2, hourly_cap=1, priority_rank=1))
+    decision = decided(world)
+    assert TWO == decision.winner.buyer_id
+    assert [4] == [number for _, number in named(decision)]
 
 
 def test_counters_are_named_by_place_holder_and_kind():
@@ -177,8 +179,11 @@ def test_a_state_that_is_cut_short_is_none(state):
 
 def stored(decision: Decision, state: State) -> bytes:
     """The state of a decision as the claim writes it."""
-    place = places(decision.covering)
-    named = [(name(cap, place[cap.buyer_id]), state.usage(cap.counter)) for cap in (*decision.takes, *decision.full)]
+    place = sorted(enrollment.buyer_id.bytes for enrollment in decision.covering)
+    named = [
+        (name(cap, place.index(cap.buyer_id.bytes)), state.usage(cap.counter))
+        for cap in (*decision.takes, *decision.full)
+    ]
     return b"".join(
         (
             struct.pack(">I", len(named)),
@@ -194,7 +199,7 @@ def around(decision: Decision, rng: Random) -> State:
     for enrollment in decision.covering:
         for cap in caps(enrollment, decision.at):
             state.used[cap.counter] = rng.randrange(max(cap.limit, 1))
-        state.positions[enrollment.buyer_id, enrollment.offer_id] = rng.randrange(1_500)
+        state.positions[enrollment.turn] = rng.randrange(1_500)
     return state
 
 
@@ -237,14 +242,14 @@ def test_what_the_record_says_is_added_to_what_is_around():
     world, state = make_world(candidate(1, hourly_cap=2), candidate(2)), State()
     full = make_state({(ONE, OFFER, "hour"): 2})
     redecide(make_lead(), world, read_state(stored(decided(world, full), full)), NOON, state)
-    assert state.used == {Counter(ONE, OFFER, "hour", NOON): 2}
+    assert state.used == {Counter.of(ONE, OFFER, "hour", NOON): 2}
 
 
 def test_positions_go_to_those_compared_in_order_of_buyers():
     rules = make_rules(strategy={"kind": "rotation"})
     world, state = make_world(candidate(2), candidate(1), rules=rules), State()
     redecide(make_lead(), world, StoredState({}, [8, 5]), NOON, state)
-    assert state.positions == {(ONE, OFFER): 8, (TWO, OFFER): 5}
+    assert state.positions == {turn(ONE, OFFER): 8, turn(TWO, OFFER): 5}
 
 
 def test_positions_of_others_than_those_compared_are_not_used():

@@ -22,7 +22,7 @@ from pointsman.model import micros
 from pointsman.store import Version
 from tests import golden
 
-from .worlds import OFFER, candidate, make_lead, make_rules, make_world, uid
+from .worlds import candidate, make_lead, make_rules, make_world, uid
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 6, 10, 12, 0, tzinfo=UTC)
@@ -120,5 +120,5 @@ def claim(decision: Decision, known: Beliefs, decision_id: int) -> tuple[UUID | 
     for cap in decision.takes:
         known.used[cap.counter] = known.usage(cap.counter) + 1
     if decision.winner is not None:
-        known.positions[decision.winner.buyer_id, OFFER] = decision_id
+        known.positions[decision.winner.turn] = decision_id
     return record

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.engine.capacity import Counter, State
-from pointsman.engine.configuration import NOBODY
+from pointsman.engine.configuration import NOBODY, turn
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.explain import Standing, explain
 from pointsman.engine.policy import Rules, read_rules
@@ -222,9 +222,9 @@ def make_state(
     assert found is not None
     for (buyer, offer, kind), count in (used or {}).items():
         start = (found.hour(moment) if kind == "hour" else found.day(moment)).start
-        state.used[Counter(buyer, offer or NOBODY, kind, start)] = count
+        state.used[Counter.of(buyer, offer or NOBODY, kind, start)] = count
     for buyer, position in (positions or {}).items():
-        state.positions[buyer, OFFER] = position
+        state.positions[turn(buyer, OFFER)] = position
     return state
 
 
