@@ -42,6 +42,7 @@ from pointsman.settings import ApiKey, Scope, Settings, read_settings
 from pointsman.wire import answer_json, explanation_json, plain, problem
 
 T = TypeVar("T")
+Opening = contextlib.AbstractAsyncContextManager[Router]
 
 EMBEDDED_FOLDER = Path(".pointsman")
 FOUND_SOMETHING, CANNOT_RUN, INTERRUPTED = 1, 2, 130
@@ -130,9 +131,9 @@ def serve(
     signal.signal(signal.SIGTERM, _interrupt)
     with _quietly(), contextlib.closing(listening), _database(settings, make_tables=True) as dsn:
         if workers == 1:
-            _run(server.serve(listening, dsn, settings.listen_dsn, settings.api_keys, _announce))
+            _run(server.serve(listening, dsn, settings.router_options, settings.api_keys, _announce))
         else:
-            _run(server.announce_ready(listening, dsn, settings.listen_dsn, _announce))
+            _run(server.announce_ready(listening, dsn, settings.router_options, _announce))
             server.serve_in_workers(listening, dsn, workers)
 
 
@@ -190,8 +191,8 @@ def route(
     Example: pointsman route 6f1e0c9e-3c2f-4a55-9d6f-1b1f6f0e2a10
     """
     lead_ids = [_lead_id(text) for text in ids]
-    with _database(read_settings()) as dsn:
-        answers = _run(_route(dsn, lead_ids))
+    with _router() as router:
+        answers = _run(_route(router, lead_ids))
     pairs = list(zip(lead_ids, answers, strict=True))
     if as_json:
         found = [answer_json(*pair) for pair in pairs]
@@ -225,12 +226,12 @@ def explain(
     instant, rules = _instant(at), None if policy is None else _rules(policy)
     if isinstance(subject, int) and (instant or policy):
         raise CannotRun("--at and --policy ask about a lead; give its id instead of a decision's number")
-    with _database(read_settings()) as dsn:
+    with _router() as router:
         try:
             if isinstance(subject, UUID) and (instant or policy):
-                explanation = _run(_explain_hypothetical(dsn, subject, instant, rules))
+                explanation = _run(_explain_hypothetical(router, subject, instant, rules))
             else:
-                explanation = _run(_explain(dsn, subject))
+                explanation = _run(_explain(router, subject))
         except (LeadNotFound, DecisionNotFound, HistoryPruned) as error:
             if as_json:
                 _print_json({"error": problem(error)})
@@ -429,6 +430,14 @@ def _database(settings: Settings, *, make_tables: bool = False) -> Iterator[str]
 
 
 @contextlib.contextmanager
+def _router() -> Iterator[Opening]:
+    """A router on the settings' database, to be opened."""
+    settings = read_settings()
+    with _database(settings) as dsn:
+        yield Router.open(dsn, **settings.router_options)
+
+
+@contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     try:
         yield
@@ -436,18 +445,18 @@ def _quietly() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _route(dsn: str, lead_ids: list[UUID]) -> list[Outcome | PointsmanError]:
-    async with Router.open(dsn) as router:
+async def _route(opening: Opening, lead_ids: list[UUID]) -> list[Outcome | PointsmanError]:
+    async with opening as router:
         return await router.route_many(lead_ids)
 
 
-async def _explain(dsn: str, subject: UUID | int) -> Explanation:
-    async with Router.open(dsn) as router:
+async def _explain(opening: Opening, subject: UUID | int) -> Explanation:
+    async with opening as router:
         return await (router.explain(subject) if isinstance(subject, UUID) else router.explain_decision(subject))
 
 
-async def _explain_hypothetical(dsn: str, lead_id: UUID, at: datetime | None, rules: object) -> Explanation:
-    async with Router.open(dsn) as router:
+async def _explain_hypothetical(opening: Opening, lead_id: UUID, at: datetime | None, rules: object) -> Explanation:
+    async with opening as router:
         return await router.explain_hypothetical(lead_id, at=at, policy=rules)
 
 

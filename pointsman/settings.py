@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -71,7 +71,10 @@ class ApiKey:
 
 
 class Settings(BaseSettings):
-    """Without `database_url` it is the embedded PostgreSQL; `listen_url` is a direct address where that is a pooler."""
+    """Without `database_url` it is the embedded PostgreSQL; `listen_url` is a direct address where that is a pooler.
+
+    `prepared_statements` is false for a pooler in transaction mode that keeps none.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -79,6 +82,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = SecretStr("")
     listen_url: SecretStr = SecretStr("")
+    prepared_statements: bool = True
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
@@ -101,9 +105,12 @@ class Settings(BaseSettings):
         return self.database_url.get_secret_value()
 
     @property
-    def listen_dsn(self) -> str | None:
-        """The address for LISTEN where it is another one."""
-        return self.listen_url.get_secret_value() or None
+    def router_options(self) -> dict[str, Any]:
+        """What `Router.open` is told beside the database's address."""
+        return {
+            "listen_dsn": self.listen_url.get_secret_value() or None,
+            "prepared_statements": self.prepared_statements,
+        }
 
 
 def read_settings() -> Settings:

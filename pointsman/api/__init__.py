@@ -57,18 +57,17 @@ class _Service(FastAPI):
         return self.openapi_schema
 
 
-def create_app(
-    router: Router | None = None, *, dsn: str = "", listen_dsn: str | None = None, keys: Sequence[ApiKey] = ()
-) -> FastAPI:
+def create_app(router: Router | None = None, *, dsn: str = "", keys: Sequence[ApiKey] = (), **options: Any) -> FastAPI:
     """The service as an ASGI application, on an open `router` or on one that its lifespan opens on `dsn`.
 
-    Without `keys` every caller may do everything: whoever serves it then binds to a loopback address.
+    The `options` are those of `Router.open`. Without `keys` every caller may do everything: whoever serves it then
+    binds to a loopback address.
     """
     app = _Service(
         title="Pointsman",
         summary="Routes validated leads: each goes to exactly one buyer, or the answer says why nobody takes it",
         version=version("pointsman"),
-        lifespan=None if router is not None else lifespan(dsn, listen_dsn=listen_dsn),
+        lifespan=None if router is not None else lifespan(dsn, **options),
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
@@ -84,4 +83,4 @@ def from_environment() -> FastAPI:
     """The service as the settings have it: what each worker of `pointsman serve --workers` runs."""
     settings = read_settings()
     logs.configure(settings.log_format, settings.log_level)
-    return create_app(dsn=settings.dsn, listen_dsn=settings.listen_dsn, keys=settings.api_keys)
+    return create_app(dsn=settings.dsn, keys=settings.api_keys, **settings.router_options)

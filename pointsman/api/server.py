@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -66,17 +66,17 @@ def listen(host: str, port: int, keys: Sequence[ApiKey]) -> socket.socket:
 
 
 async def serve(
-    listening: socket.socket, dsn: str, listen_dsn: str | None, keys: Sequence[ApiKey], announce: Announce
+    listening: socket.socket, dsn: str, options: Mapping[str, Any], keys: Sequence[ApiKey], announce: Announce
 ) -> None:
     """Serve in this process until a signal; calls in flight are answered, then the router closes."""
-    async with Router.open(dsn, listen_dsn=listen_dsn) as router:
+    async with Router.open(dsn, **options) as router:
         announce(_address(listening), router)
         await _OnlyServer(_config(create_app(router, keys=keys))).serve([listening])
 
 
-async def announce_ready(listening: socket.socket, dsn: str, listen_dsn: str | None, announce: Announce) -> None:
+async def announce_ready(listening: socket.socket, dsn: str, options: Mapping[str, Any], announce: Announce) -> None:
     """Open a router once: workers that cannot open theirs would only say so one by one."""
-    async with Router.open(dsn, listen_dsn=listen_dsn) as router:
+    async with Router.open(dsn, **options) as router:
         announce(_address(listening), router)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,8 +17,10 @@ import asyncpg
 import pytest
 
 from pointsman import Router
+from pointsman.api import from_environment
 from pointsman.errors import DatabaseUnfit
 from tests.builders import make_candidate, make_lead, make_offer, make_policy
+from tests.http_client import client_of
 from tests.invariants import violations
 from tests.stage import Wire, follows, kinds, until
 
@@ -122,6 +126,31 @@ async def test_decision_behind_a_pooler_takes_eight_round_trips(
         before = wire.trips
         assert ["routed"] == kinds([await router.route(leads[2])])
         assert 8 == wire.trips - before
+
+
+async def test_service_and_commands_of_the_settings_work_behind_a_pooler_that_keeps_no_prepared_statements(
+    database: str, pooled: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer, hourly_cap=1000)
+    await make_policy(connection)
+    leads = [await make_lead(connection, offer) for _ in range(4)]
+    async with Wire(pooled) as wire:
+        monkeypatch.setenv("POINTSMAN_DATABASE_URL", wire.dsn)
+        monkeypatch.setenv("POINTSMAN_LISTEN_URL", database)
+        monkeypatch.setenv("POINTSMAN_PREPARED_STATEMENTS", "false")
+        async with client_of(from_environment()) as client:
+            for lead in leads[:2]:
+                await client.post(f"/v1/leads/{lead}/route")
+            before = wire.trips
+            assert "routed" == (await client.post(f"/v1/leads/{leads[2]}/route")).json()["outcome"]
+            assert 8 == wire.trips - before
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pointsman", "route", "--json", str(leads[3])), stdout=asyncio.subprocess.PIPE
+        )
+        told, _ = await asyncio.wait_for(command.communicate(), 60)
+        assert "routed" == json.loads(told)["outcome"]
+    assert [] == await violations(connection)
 
 
 async def test_pooler_without_prepared_statements_is_one_clear_error(

@@ -13,7 +13,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATABASE_URL", "LISTEN_URL", "API_KEYS", "HOST", "PORT"):
+    for name in ("DATABASE_URL", "LISTEN_URL", "PREPARED_STATEMENTS", "API_KEYS", "HOST", "PORT"):
         monkeypatch.delenv(f"POINTSMAN_{name}", raising=False)
 
 
@@ -21,11 +21,11 @@ def test_nothing_set_means_the_embedded_database_on_loopback() -> None:
     settings = read_settings()
     assert (
         settings.dsn,
-        settings.listen_dsn,
+        settings.router_options,
         settings.api_keys,
         settings.host,
         settings.port,
-    ) == ("", None, (), "127.0.0.1", 8080)
+    ) == ("", {"listen_dsn": None, "prepared_statements": True}, (), "127.0.0.1", 8080)
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,12 +37,16 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
 def test_every_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTSMAN_DATABASE_URL", "postgresql://u:secret@db/leads")
     monkeypatch.setenv("POINTSMAN_LISTEN_URL", "postgresql://u:secret@direct/leads")
+    monkeypatch.setenv("POINTSMAN_PREPARED_STATEMENTS", "false")
     monkeypatch.setenv("POINTSMAN_API_KEYS", f"intake:route:{DIGEST}, reports:read:{DIGEST.upper()}")
     monkeypatch.setenv("POINTSMAN_HOST", "0.0.0.0")
     monkeypatch.setenv("POINTSMAN_PORT", "9000")
     settings = read_settings()
     assert settings.dsn == "postgresql://u:secret@db/leads"
-    assert settings.listen_dsn == "postgresql://u:secret@direct/leads"
+    assert settings.router_options == {
+        "listen_dsn": "postgresql://u:secret@direct/leads",
+        "prepared_statements": False,
+    }
     assert [(key.name, key.scope) for key in settings.api_keys] == [("intake", Scope.ROUTE), ("reports", Scope.READ)]
     assert {bytes.fromhex(DIGEST)} == {key.digest for key in settings.api_keys}
     assert (settings.host, settings.port) == ("0.0.0.0", 9000)
