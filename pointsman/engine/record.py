@@ -7,12 +7,13 @@ head   a sequence of fields, each its length as 4 bytes (ffffffff for null) and 
        as they were read); config version (8 bytes); the version's token (16); the instant in microseconds since the
        Unix epoch (8); outcome; cause; the ids of buyer and policy; the policy's version (8); the flags, joined by
        commas.
-state  how many counters it names (4 bytes); for each its name (4) and how many leads it had counted before this one
-       (4); then the positions of those compared, in order of buyers, 6 bytes each.
+state  numbers, each as unsigned LEB128 in its shortest form: how many counters it names; for each its name and how many
+       leads it had counted before this one; then, where positions were compared, the greatest of them, and for each, in
+       order of buyers, 0 if it is 0, else 1 + how far it stands behind the greatest.
 name   4 x the buyer's place, from 0, among the enrollments that cover the lead in order of buyers, plus 0 for the
        hourly and 1 for the daily counter of the enrollment, 2 and 3 for those of the buyer.
 
-All integers are big-endian; ids are in order of buyers when their bytes are.
+The integers of the head are big-endian; ids are in order of buyers when their bytes are.
 """
 
 from __future__ import annotations
@@ -77,8 +78,12 @@ def digest(head_bytes: bytes, state: bytes) -> bytes:
 def written_state(decision: Decision, state: State) -> bytes:
     """The state of a decision that was made on `state`, as the claim writes it in SQL; here for vectors and tests."""
     used = [(number, state.usage(cap.counter)) for cap, number in named(decision)]
-    turns = [state.position(enrollment).to_bytes(6, "big") for enrollment in decision.compared]
-    return b"".join((_LENGTH.pack(len(used)), *(struct.pack(">II", *pair) for pair in used), *turns))
+    numbers = [len(used), *(number for pair in used for number in pair)]
+    if decision.compared:
+        positions = [state.position(enrollment) for enrollment in decision.compared]
+        last = max(positions)
+        numbers += last, *(last - position + 1 if position else 0 for position in positions)
+    return b"".join(map(_packed, numbers))
 
 
 def named(decision: Decision) -> Iterator[tuple[Cap, int]]:
@@ -96,16 +101,13 @@ def name(cap: Cap, place: int) -> int:
 
 def read_state(state: bytes) -> StoredState:
     """A stored state in its parts; raises `ValueError` for bytes that are none."""
-    try:
-        (count,) = struct.unpack_from(">I", state)
-        numbers = struct.unpack_from(f">{2 * count}I", state, 4)
-    except struct.error:
-        raise ValueError("the recorded state is cut short") from None
-    rest = state[4 + 8 * count :]
-    if len(rest) % 6:
-        raise ValueError("the recorded state has a position that is cut short")
-    positions = [int.from_bytes(rest[index : index + 6], "big") for index in range(0, len(rest), 6)]
-    return StoredState(dict(zip(numbers[::2], numbers[1::2], strict=True)), positions)
+    numbers = _numbers(state)
+    end = 1 + 2 * numbers[0] if numbers else 1
+    if len(numbers) < end or len(numbers) == end + 1:
+        raise ValueError("the recorded state is cut short")
+    used = dict(zip(numbers[1:end:2], numbers[2:end:2], strict=True))
+    positions = [numbers[end] - behind + 1 if behind else 0 for behind in numbers[end + 1 :]]
+    return StoredState(used, positions)
 
 
 def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
@@ -144,3 +146,29 @@ class _Looked:
 
 def _bytes(value: UUID | None) -> bytes | None:
     return None if value is None else value.bytes
+
+
+def _packed(number: int) -> bytes:
+    """A number as unsigned LEB128."""
+    packed = bytearray()
+    while number > 0x7F:
+        packed.append(number & 0x7F | 0x80)
+        number >>= 7
+    packed.append(number)
+    return bytes(packed)
+
+
+def _numbers(packed: bytes) -> Sequence[int]:
+    """Numbers in unsigned LEB128, one after another."""
+    if packed.isascii():
+        return packed  # each is one byte
+    numbers, number, shift = [], 0, 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(number)
+            number = shift = 0
+    if shift:
+        raise ValueError("the recorded state is cut short")
+    return numbers

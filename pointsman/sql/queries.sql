@@ -23,7 +23,7 @@ left join lateral (
 left join lateral (
   select * from pointsman.decisions d
   where l.buyer_id is not null and d.lead_id = l.id and d.buyer_id = l.buyer_id
-  order by d.id desc limit 1) d on true
+  order by d.id + 0 desc limit 1) d on true
 order by q.place
 
 -- name: read_lead
@@ -38,7 +38,7 @@ left join lateral (
 left join lateral (
   select * from pointsman.decisions d
   where l.buyer_id is not null and d.lead_id = l.id and d.buyer_id = l.buyer_id
-  order by d.id desc limit 1) d on true
+  order by d.id + 0 desc limit 1) d on true
 
 -- name: caller_transaction
 -- What makes a caller's transaction unfit to carry a decision.
@@ -160,7 +160,7 @@ select d.* from pointsman.decisions d where d.id = $1
 
 -- name: decisions
 -- The records of a lead, newest first.
-select d.* from pointsman.decisions d where d.lead_id = $1 order by d.id desc
+select d.* from pointsman.decisions d where d.lead_id = $1 order by d.id + 0 desc
 
 -- name: images_at
 -- The rows that a decision on offer $2 in market $3 could look at, as they were at version $1: the latest image of each

@@ -617,7 +617,7 @@ async def test_weighted_lead_gets_the_same_buyer_at_every_attempt_and_from_every
     for weight in (1, 2, 3, 0):
         await make_candidate(connection, offer, enrollment={"weight": weight})
     await make_policy(connection, rules=rules(strategy={"kind": "weighted", "salt": "s"}))
-    leads = await make_leads(connection, offer, 20)
+    leads = await make_leads(connection, offer, 200)
     found = []
     for _ in range(2):
         async with Router.open(database) as router:

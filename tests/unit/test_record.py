@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from random import Random
 
 import pytest
@@ -12,7 +11,17 @@ from pointsman.engine.capacity import Counter, State, caps
 from pointsman.engine.configuration import turn
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.explain import explain
-from pointsman.engine.record import DIGEST_BYTES, StoredState, digest, head, name, named, read_state, redecide
+from pointsman.engine.record import (
+    DIGEST_BYTES,
+    StoredState,
+    digest,
+    head,
+    name,
+    named,
+    read_state,
+    redecide,
+    written_state,
+)
 from pointsman.model import micros
 
 from .chance import a_case, state_of
@@ -158,16 +167,35 @@ def test_counters_are_named_by_place_holder_and_kind():
 
 
 def test_a_state_is_read_back():
-    state = struct.pack(">I4I", 2, 7, 300, 4, 0) + (1).to_bytes(6, "big") + (2**47).to_bytes(6, "big")
-    assert read_state(state) == StoredState({7: 300, 4: 0}, [1, 2**47])
+    state = bytes.fromhex("02 07 ac02 04 00  ffffffffffffffff7f 01 00 8001")
+    assert read_state(state) == StoredState({7: 300, 4: 0}, [2**63 - 1, 0, 2**63 - 128])
+
+
+def test_a_state_of_small_numbers_is_read_back():
+    assert read_state(bytes.fromhex("01 07 05  09 00 01 03")) == StoredState({7: 5}, [0, 9, 7])
+
+
+def test_nobody_served_before_is_a_state():
+    assert read_state(bytes.fromhex("00  00 00 00")) == StoredState({}, [0, 0])
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 16383, 16384, 2**21 - 1, 2**21, 2**42, 2**62])
+def test_numbers_of_every_length_are_written_and_read_back(number):
+    rules = make_rules(strategy={"kind": "rotation"})
+    world, state = make_world(candidate(1, daily_cap=2**63 - 1), candidate(2), rules=rules), State()
+    (cap,) = caps(world.covering(make_lead())[0], NOON)
+    state.used[cap.counter] = number
+    state.positions = {turn(ONE, OFFER): number, turn(TWO, OFFER): 2**63 - 1}
+    written = written_state(decided(world, state), state)
+    assert read_state(written) == StoredState({1: number}, [number, 2**63 - 1])
 
 
 def test_an_empty_state_names_nothing():
-    assert read_state(bytes(4)) == StoredState({}, [])
+    assert read_state(b"\0") == StoredState({}, [])
 
 
 @pytest.mark.parametrize(
-    "state", [b"", bytes(3), struct.pack(">I", 1), struct.pack(">III", 2, 0, 0), bytes(4) + bytes(5), bytes(11)]
+    "state", [b"", b"\x80", b"\1", b"\1\0", b"\0\5", b"\2\0\0", b"\1\0\x80", b"\0\1\xff", b"\xff\xff\xff\x7f"]
 )
 def test_a_state_that_is_cut_short_is_none(state):
     with pytest.raises(ValueError, match="the recorded state"):
@@ -175,22 +203,6 @@ def test_a_state_that_is_cut_short_is_none(state):
 
 
 # deciding again
-
-
-def stored(decision: Decision, state: State) -> bytes:
-    """The state of a decision as the claim writes it."""
-    place = sorted(enrollment.buyer_id.bytes for enrollment in decision.covering)
-    named = [
-        (name(cap, place.index(cap.buyer_id.bytes)), state.usage(cap.counter))
-        for cap in (*decision.takes, *decision.full)
-    ]
-    return b"".join(
-        (
-            struct.pack(">I", len(named)),
-            *(struct.pack(">II", *pair) for pair in named),
-            *(state.position(enrollment).to_bytes(6, "big") for enrollment in decision.compared),
-        )
-    )
 
 
 def around(decision: Decision, rng: Random) -> State:
@@ -210,7 +222,7 @@ def test_a_decision_follows_from_what_it_rests_on_alone():
         case = a_case(rng)
         world, state, at = make_indexes(case.rows), state_of(case), micros(case.at)
         decision = decide(case.lead, world, state, at)
-        again = redecide(case.lead, world, read_state(stored(decision, state)), at, around(decision, rng))
+        again = redecide(case.lead, world, read_state(written_state(decision, state)), at, around(decision, rng))
         told = ("outcome", "cause", "policy", "winner", "flags", "takes", "full", "compared")
         assert [getattr(decision, part) for part in told] == [getattr(again, part) for part in told], f"seed {seed}"
         routed += bool(decision.takes)
@@ -227,21 +239,21 @@ def test_a_decision_made_again_on_the_true_state_has_the_same_explanation():
         world, state, at = make_indexes(case.rows), state_of(case), micros(case.at)
         decision = decide(case.lead, world, state, at)
         true = state_of(case)
-        again = redecide(case.lead, world, read_state(stored(decision, state)), at, true)
+        again = redecide(case.lead, world, read_state(written_state(decision, state)), at, true)
         assert explain(decision, world, state) == explain(again, world, true), f"seed {seed}"
 
 
 def test_the_record_is_believed_and_not_what_is_around():
     world = make_world(candidate(1, hourly_cap=2), candidate(2))
     full = make_state({(ONE, OFFER, "hour"): 2})
-    again = redecide(make_lead(), world, read_state(stored(decided(world, full), full)), NOON, make_state())
+    again = redecide(make_lead(), world, read_state(written_state(decided(world, full), full)), NOON, make_state())
     assert again.winner.buyer_id == TWO
 
 
 def test_what_the_record_says_is_added_to_what_is_around():
     world, state = make_world(candidate(1, hourly_cap=2), candidate(2)), State()
     full = make_state({(ONE, OFFER, "hour"): 2})
-    redecide(make_lead(), world, read_state(stored(decided(world, full), full)), NOON, state)
+    redecide(make_lead(), world, read_state(written_state(decided(world, full), full)), NOON, state)
     assert state.used == {Counter.of(ONE, OFFER, "hour", NOON): 2}
 
 

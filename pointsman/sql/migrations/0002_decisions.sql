@@ -50,8 +50,23 @@ create table pointsman.decisions (
   check ((outcome = 'routed') = (buyer_id is not null)),
   check ((outcome = 'no_route') = (cause is not null))
 );
-create index decisions_lead on pointsman.decisions (lead_id, id);
+-- The few decisions of a lead are sorted after they were found: `order by id + 0`, since a plan that was made while the
+-- table was small would walk the primary key instead for ever after.
+create index decisions_lead on pointsman.decisions (lead_id);
 create index decisions_buyer on pointsman.decisions (buyer_id, decided_at) where buyer_id is not null;
+
+-- A number of the record's state, which is never negative, as unsigned LEB128. An expression, so that plans take it in and
+-- no call is made.
+create function pointsman.packed(n bigint) returns bytea language sql immutable parallel safe as $$
+  select case
+    when n < 128 then substring(int8send(n) from 8)
+    when n < 16384 then substring(int8send(((n & 127 | 128) << 8) + (n >> 7)) from 7)
+    when n < 2097152 then substring(int8send(((n & 127 | 128) << 16) + (((n >> 7) & 127 | 128) << 8) + (n >> 14)) from 6)
+    when n >= 2097152 then
+      substring(int8send(((n & 127 | 128) << 16) + (((n >> 7) & 127 | 128) << 8) + ((n >> 14) & 127 | 128)) from 6)
+        || pointsman.packed(n >> 21)
+  end
+$$;
 
 -- How many leads a holder got in [p_from, p_to), counted from the decisions.
 create function pointsman.counted(p_buyer uuid, p_offer uuid, p_from timestamptz, p_to timestamptz) returns int
@@ -235,7 +250,7 @@ begin
         from unnest(l_id, l_buyer, l_outcome, l_cause, l_offer, l_vertical, l_market, l_postal_code, l_city)
           with ordinality x(id, buyer, outcome, cause, o, v, m, p, c, i)
         left join lateral (
-          select * from pointsman.decisions d where x.buyer is null and d.lead_id = x.id order by d.id desc limit 1) d on true) q;
+          select * from pointsman.decisions d where x.buyer is null and d.lead_id = x.id order by d.id + 0 desc limit 1) d on true) q;
   end if;
 
   -- 5. the premises at one glance: room for all, the full are full, winners stand where they stood, rivals not further ahead
@@ -309,13 +324,16 @@ begin
       y.outcome, y.cause, string_to_array(nullif(y.flags, ''), ','), y.p, y.c, p_engine, p_tzdata, p_unicode,
       y.state, substring(sha256(y.head || y.state) for 16)
     from (
-      select x.*, int4send(x.u_end - x.u_start) || coalesce((
-          select string_agg(int4send(u.name) || int4send(u.seen), '' order by u.j)
+      select x.*, pointsman.packed(x.u_end - x.u_start) || coalesce((
+          select string_agg(pointsman.packed(u.name) || pointsman.packed(u.seen), '' order by u.j)
           from unnest(u_name[x.u_start+1:x.u_end], seen[x.u_start+1:x.u_end]) with ordinality u(name, seen, j)), '')
         || coalesce((
-          select string_agg(substring(int8send(case when c.after > 0 then done[c.after] else positions[c.r] end) from 3), ''
-                            order by c.j)
-          from unnest(c_entry[x.c_start+1:x.c_end], c_after[x.c_start+1:x.c_end]) with ordinality c(r, after, j)), '') as state
+          select pointsman.packed(max(t.last))
+            || string_agg(pointsman.packed(case t.position when 0 then 0 else t.last - t.position + 1 end), '' order by t.j)
+          from (
+            select c.j, p.position, max(p.position) over () as last
+            from unnest(c_entry[x.c_start+1:x.c_end], c_after[x.c_start+1:x.c_end]) with ordinality c(r, after, j),
+              lateral (select case when c.after > 0 then done[c.after] else positions[c.r] end) p(position)) t), '') as state
       from unnest(done, repeated, l_id, l_offer, l_vertical, l_market, l_buyer, l_policy, l_policy_version, l_outcome, l_cause,
                   l_flags, l_postal_code, l_city, l_head, 0 || l_uses, l_uses, 0 || l_compares, l_compares)
         x(d, repeated, id, o, v, m, b, policy, policy_version, outcome, cause, flags, p, c, head, u_start, u_end, c_start, c_end)

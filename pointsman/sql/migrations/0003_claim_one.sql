@@ -24,6 +24,7 @@ declare
   eh int;
   full_used int[] := '{}';
   turn bigint;
+  last bigint;
   v record;
   state bytea;
   phantom bool;
@@ -81,23 +82,28 @@ begin
     if cardinality(full_used) is distinct from cardinality(f_buyer) then return; end if;
   end if;
   if p_position is not null then
-    select array_agg(coalesce(t.position, 0) order by r.i), bool_or(coalesce(t.position, 0) < r.believed)
-      into positions, phantom
+    select array_agg(coalesce(t.position, 0) order by r.i), max(coalesce(t.position, 0)),
+           bool_or(coalesce(t.position, 0) < r.believed)
+      into positions, last, phantom
       from unnest(v_buyer, v_position) with ordinality r(b, believed, i)
       left join pointsman.rotation t on t.buyer_id = r.b and t.offer_id = p_offer;
     if phantom then return; end if;
   end if;
 
-  state := int4send((eh_limit is not null)::int + (bh_limit is not null)::int + (ed_limit is not null)::int
-                    + (bd_limit is not null)::int + cardinality(f_buyer))
-    || coalesce(int4send(eh_name) || int4send(eh), '') || coalesce(int4send(bh_name) || int4send(bh), '')
-    || coalesce(int4send(ed_name) || int4send(ed), '') || coalesce(int4send(bd_name) || int4send(bd), '');
+  state := pointsman.packed((eh_limit is not null)::int + (bh_limit is not null)::int + (ed_limit is not null)::int
+                            + (bd_limit is not null)::int + cardinality(f_buyer))
+    || coalesce(pointsman.packed(eh_name) || pointsman.packed(eh), '')
+    || coalesce(pointsman.packed(bh_name) || pointsman.packed(bh), '')
+    || coalesce(pointsman.packed(ed_name) || pointsman.packed(ed), '')
+    || coalesce(pointsman.packed(bd_name) || pointsman.packed(bd), '');
   if cardinality(f_buyer) > 0 then
-    state := state || (select string_agg(int4send(f.name) || int4send(f.used), '' order by f.i)
+    state := state || (select string_agg(pointsman.packed(f.name) || pointsman.packed(f.used), '' order by f.i)
                        from unnest(f_name, full_used) with ordinality f(name, used, i));
   end if;
   if p_position is not null then
-    state := state || (select string_agg(substring(int8send(p) from 3), '' order by i) from unnest(positions) with ordinality x(p, i));
+    state := state || pointsman.packed(last) || (
+      select string_agg(pointsman.packed(case p when 0 then 0 else last - p + 1 end), '' order by i)
+      from unnest(positions) with ordinality x(p, i));
   end if;
 
   update @host@.leads l set status = 'routed', buyer_id = p_buyer, routed_at = p_at where l.id = p_lead;

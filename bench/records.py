@@ -1,0 +1,166 @@
+"""What the record of a decision costs: bytes on disk, microseconds to write it, and the rate of its replay.
+
+    python -m bench.records [--dsn DSN] [--leads N] [--jobs N] [--json]
+
+Twenty offers with the same twenty buyers, all of whom cover every lead and are equal up to their turn; the leads come
+to the offers in turn. Each strategy is measured without caps and with all four caps of every buyer set. Without `--dsn`
+it uses the embedded PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from pointsman import Outcome, Router
+from pointsman.embedded import EmbeddedPostgres
+from pointsman.migrate import migrate
+from pointsman.replay import replay
+
+DATABASE = "pointsman_bench_records"
+OFFERS = BUYERS = 20
+BATCH = 50
+MARKET, VERTICAL = uuid4(), uuid4()
+STRATEGIES = ("priority", "rotation", "weighted")
+CAP = 1_000_000
+
+WRITTEN = 5_000
+WRITING = f"""
+do $$
+declare
+  d pointsman.decisions;
+  head bytea := (select string_agg(int8send(0), '') from generate_series(1, 36));
+  began timestamptz := clock_timestamp();
+begin
+  for d in select * from pointsman.decisions limit {WRITTEN} loop
+    d.id := nextval('pointsman.decisions_id_seq');
+    d.digest := substring(sha256(head || d.state) for 16);
+    insert into pointsman.decisions select d.*;
+  end loop;
+  perform set_config('bench.seconds', extract(epoch from clock_timestamp() - began)::text, false);
+end $$;
+"""
+"""Records hashed and written one by one, as the claim does, from records that are there."""
+
+
+async def fresh_database(server: str) -> str:
+    """A migrated database without rows; its address."""
+    admin = await asyncpg.connect(server)
+    await admin.execute(f"drop database if exists {DATABASE} with (force)")
+    await admin.execute(f"create database {DATABASE}")
+    await admin.close()
+    dsn = f"{server.rpartition('/')[0]}/{DATABASE}"
+    await migrate(dsn, with_host_tables=True, report=lambda line: None)
+    return dsn
+
+
+async def fill(connection: asyncpg.Connection, strategy: str, caps: bool, count: int) -> list[UUID]:
+    """Offers, buyers, a policy and leads; the leads' ids, each offer in turn."""
+    rules = {
+        "strategy": {"kind": strategy},
+        "tie_breakers": ["lead_hash", "buyer_id"],
+        "constraints": ["buyer_active", "acceptance_hours"],
+        "exclusivity": {"when_ineligible": "fail_closed"},
+    }
+    offers, buyers, leads = ([uuid4() for _ in range(number)] for number in (OFFERS, BUYERS, count))
+    cap = CAP if caps else None
+    async with connection.transaction():
+        await connection.execute(
+            "insert into routing_policies (id, name, version, is_active, rules) values ($1, 'bench', 1, true, $2)",
+            uuid4(),
+            json.dumps(rules),
+        )
+        await connection.executemany(
+            "insert into offers (id, name, vertical_id, is_active) values ($1, 'bench', $2, true)",
+            [(offer, VERTICAL) for offer in offers],
+        )
+        await connection.executemany(
+            "insert into buyers (id, name, status, hourly_cap, daily_cap) values ($1, 'bench', 'active', $2, $2)",
+            [(buyer, cap) for buyer in buyers],
+        )
+        await connection.executemany(
+            "insert into buyer_offers (buyer_id, offer_id, is_active, hourly_cap, daily_cap)"
+            " values ($1, $2, true, $3, $3)",
+            [(buyer, offer, cap) for buyer in buyers for offer in offers],
+        )
+        await connection.executemany(
+            "insert into buyer_service_areas (id, buyer_id, market_id, scope, is_active)"
+            " values ($1, $2, $3, 'market', true)",
+            [(uuid4(), buyer, MARKET) for buyer in buyers],
+        )
+        await connection.executemany(
+            "insert into leads (id, offer_id, vertical_id, market_id, postal_code, city, status)"
+            " values ($1, $2, $3, $4, '60614', 'Chicago', 'validated')",
+            [(lead, offers[number % OFFERS], VERTICAL, MARKET) for number, lead in enumerate(leads)],
+        )
+    return leads
+
+
+async def measure(server: str, strategy: str, caps: bool, count: int, jobs: int) -> dict[str, Any]:
+    """The figures of one strategy."""
+    dsn = await fresh_database(server)
+    connection = await asyncpg.connect(dsn)
+    leads = await fill(connection, strategy, caps, count)
+    async with Router.open(dsn) as router:
+        for place in range(0, count, BATCH):
+            answers = await router.route_many(leads[place : place + BATCH])
+            assert all(isinstance(answer, Outcome) and answer.buyer_id for answer in answers)
+    await connection.execute("vacuum analyze pointsman.decisions")
+    heap, indexes, state = await connection.fetchrow(
+        "select pg_table_size('pointsman.decisions'), pg_indexes_size('pointsman.decisions'),"
+        " (select avg(length(state)) from pointsman.decisions)"
+    )
+    report = await replay(dsn, jobs=jobs)
+    assert report.same_version.equal == count
+    await connection.execute(WRITING)
+    seconds = float(await connection.fetchval("select current_setting('bench.seconds')"))
+    await connection.close()
+    return {
+        "strategy": strategy,
+        "caps": caps,
+        "heap bytes": round(heap / count),
+        "index bytes": round(indexes / count),
+        "bytes": round((heap + indexes) / count),
+        "state bytes": round(float(state)),
+        "writing µs": round(seconds / WRITTEN * 1e6, 1),
+        "replay /s": round(report.rate),
+    }
+
+
+async def main(arguments: argparse.Namespace, server: str) -> None:
+    rows = [
+        await measure(server, strategy, caps, arguments.leads, arguments.jobs)
+        for strategy in STRATEGIES
+        for caps in (False, True)
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print("".join(f"{title:>13}" for title in rows[0]))
+    for row in rows:
+        print("".join(f"{value!s:>13}" for value in row.values()))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.records", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--dsn", help="a server to make the database on; default: the embedded PostgreSQL")
+    parser.add_argument("--leads", type=int, default=50_000, help="decisions of each strategy")
+    parser.add_argument("--jobs", type=int, default=1, help="processes of the replay")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        if options.dsn is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pointsman-bench-")))
+            folder.chmod(0o711)
+            options.dsn = stack.enter_context(EmbeddedPostgres(folder / "server")).dsn
+        asyncio.run(main(options, options.dsn))
