@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import dataclasses
 import inspect
 import json
 import re
@@ -25,7 +26,8 @@ import pytest
 import typer
 from fastapi import FastAPI
 
-from pointsman import errors
+import pointsman
+from pointsman import Router, errors
 from pointsman.api.routes import Hypothesis, LeadIds, routes
 from pointsman.cache.feed import Cache, FeedState
 from pointsman.cache.indexes import Indexes
@@ -100,6 +102,9 @@ POWERSHELL = {
 
 QUICK_START = ROOT / "docs" / "quickstart.md"
 """Is run by a test of its own, step by step and in an empty folder."""
+
+FROZEN = (Outcome, Explanation, Ranked, LostBy, Exclusion, Reason, NearestMiss, Record)
+"""What a router answers with."""
 
 
 class Block(NamedTuple):
@@ -516,3 +521,20 @@ def test_every_key_and_word_of_a_policy_is_described() -> None:
     text = (ROOT / "docs" / "policy-reference.md").read_text("utf-8")
     words = [*policy.STRATEGIES, *policy.TIE_BREAKERS, *policy.CONSTRAINTS, *policy.WHEN_INELIGIBLE, *policy.SLA_MODES]
     assert [word for word in words if f"`{word}`" not in text] == []
+
+
+def test_every_public_name_method_option_and_field_of_python_is_described() -> None:
+    path = ROOT / "docs" / "python.md"
+    text = path.read_text("utf-8")
+    methods = [name for name in vars(Router) if not name.startswith("_") and name != "open"]
+    assert [name for name in methods if not re.search(rf"^\| `(await )?{name}\(", text, re.MULTILINE)] == []
+    described = {word for code in code_of(path) for word in re.findall(r"\w+", code)}
+    fields = {field.name for kind in FROZEN for field in dataclasses.fields(kind)}
+    options = [name for method in methods for name in inspect.signature(getattr(Router, method)).parameters]
+    assert {*pointsman.__all__, *fields, *Lead._fields, *options} - described == {"self"}
+
+
+def test_every_option_of_a_router_is_described() -> None:
+    text = (ROOT / "docs" / "embedding.md").read_text("utf-8")
+    options = [name for name in inspect.signature(Router.open).parameters if name != "dsn"]
+    assert [name for name in options if f"| `{name}` |" not in text] == []
