@@ -538,3 +538,16 @@ def test_every_option_of_a_router_is_described() -> None:
     text = (ROOT / "docs" / "embedding.md").read_text("utf-8")
     options = [name for name in inspect.signature(Router.open).parameters if name != "dsn"]
     assert [name for name in options if f"| `{name}` |" not in text] == []
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+    promised = re.findall(r"^\d+\. \*\*(.+?)\.?\*\*", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    sections = dict(re.findall(r"^## \d+\. (.+)\n((?:(?!## ).*\n)+)", text, re.MULTILINE))
+    assert promised == list(sections)
+    for section in sections.values():
+        kept_by = re.findall(r"^- `(tests/\S+)`: (.+)$", section, re.MULTILINE)
+        assert kept_by
+        for file, names in kept_by:
+            tests = set(re.findall(r"^(?:async )?def (test_\w+)", (ROOT / file).read_text("utf-8"), re.MULTILINE))
+            assert set(re.findall(r"`(\w+)`", names)) - tests == set()

@@ -1221,3 +1221,19 @@ async def test_decision_on_wrong_beliefs_takes_a_bounded_number_of_round_trips(
             assert (await router.route(lead)).outcome == "routed"
             assert wire.trips - before <= 10
     assert [] == await violations(connection)
+
+
+async def test_routing_leads_notifies_nobody(database: str, connection: asyncpg.Connection) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer, enrollment={"daily_cap": 8})
+    await make_policy(connection, rules=ROTATION)
+    leads = [await make_lead(connection, offer) for _ in range(10)]
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    async with Router.open(database) as router, another(database) as listener:
+        await listener.add_listener("pointsman", lambda *message: heard.put_nowait(message[-1]))
+        await router.route_many(leads[:8])
+        assert "no_route" == (await router.route(leads[8])).outcome
+        async with connection.transaction():
+            await router.route(leads[9], connection=connection)
+        await connection.execute("notify pointsman, 'the first that was said'")  # messages come in order of commits
+        assert "the first that was said" == await asyncio.wait_for(heard.get(), 5)
