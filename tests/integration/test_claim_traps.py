@@ -89,6 +89,32 @@ async def test_lead_that_changes_before_the_last_resort_holds_it_is_decided_as_i
     assert [] == await violations(connection)
 
 
+async def test_large_batch_is_held_a_part_at_a_time(
+    database: str, connection: asyncpg.Connection, last_resort_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the time to decide it, with the seal held, would grow past what the server allows a transaction to idle."""
+    offer, _ = await scene(connection, daily_cap=90)
+    leads = await make_leads(connection, offer, 110)
+    share_seal, lock_leads, seals, held = Store.share_seal, Store.lock_leads, [], []
+
+    async def watched_seal(self: Store, *arguments: Any) -> None:
+        seals.append(len(held))
+        await share_seal(self, *arguments)
+
+    async def watched_locks(self: Store, sealed: Any, lead_ids: list[UUID]) -> None:
+        held.append(len(lead_ids))
+        await lock_leads(self, sealed, lead_ids)
+
+    monkeypatch.setattr(Store, "share_seal", watched_seal)
+    monkeypatch.setattr(Store, "lock_leads", watched_locks)
+    async with Router.open(database) as router:
+        answers = await router.route_many(leads)
+    assert ["routed"] * 90 + ["no_route"] * 20 == kinds(answers)
+    assert [25, 25, 25, 25, 10] == held
+    assert [0, 1, 2, 3, 4] == seals
+    assert [] == await violations(connection)
+
+
 async def test_routers_that_all_take_the_last_resort_never_wait_for_each_other_in_a_circle(
     database: str, connection: asyncpg.Connection, last_resort_only: None
 ) -> None:
