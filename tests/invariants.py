@@ -4,6 +4,9 @@
 again, on its recorded state and on what the decisions with smaller ids left, and compares rows that must agree. With
 a `Witness` it also holds every answer against the tables, and every decision's version against the commits that had
 returned before its call began.
+
+Of a database that was pruned it judges what is kept: windows that began before the kept decisions do are passed over,
+and positions go on from the turns that prune remembers. What a witness saw must not have been pruned.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from pointsman.engine.zones import Window
 from pointsman.model import Lead, micros
 
 LOG = """
-select c.version, c.token, c.change_set, l.rel, l.op::text, l.key, l.row::text as image
+select c.version, c.token, l.rel, l.op::text, l.key, l.row::text as image
 from pointsman.config_commit c left join pointsman.config_log l using (change_set)
-where c.version is not null order by c.version, l.seq
+where c.version >= (select min(version) from pointsman.config_commit where baseline) order by c.version, l.seq
 """
 IDS = {"id", "offer_id", "vertical_id", "market_id", "buyer_id"}
 ENOUGH = 100
@@ -69,9 +72,15 @@ class Witness:
 
 
 class Past:
-    """Who was served when, to be asked for the state before any decision."""
+    """Who was served when, to be asked for the state before any decision. `pruned_turns`: where those stand whose turns
+    were pruned; `known_from`: the instant since which all decisions are kept.
+    """
 
-    def __init__(self, decisions: Iterable[asyncpg.Record]) -> None:
+    def __init__(
+        self, decisions: Iterable[asyncpg.Record], pruned_turns: Mapping[Holder, int], known_from: float
+    ) -> None:
+        self._pruned_turns = pruned_turns
+        self.known_from = known_from
         self._ids: dict[Holder, list[int]] = defaultdict(list)
         self._by_time: dict[Holder, list[tuple[int, int]]] = defaultdict(list)
         for row in decisions:
@@ -83,6 +92,22 @@ class Past:
         for served_at in self._by_time.values():
             served_at.sort()
         self._in_window: dict[tuple[Holder, Window], list[int]] = {}
+
+    @classmethod
+    async def read(cls, connection: asyncpg.Connection, decisions: Iterable[asyncpg.Record]) -> Past:
+        """The past that `decisions` and what prune remembers tell of."""
+        turns = await connection.fetch("select buyer_id, offer_id, position from pointsman.pruned_turn")
+        before = await connection.fetchval("select before from pointsman.pruned")
+        return cls(
+            decisions,
+            {(row["buyer_id"], row["offer_id"]): row["position"] for row in turns},
+            -inf if before is None else micros(before),
+        )
+
+    def knows(self, candidates: Iterable[Enrollment], at: int) -> bool:
+        """Whether every decision is kept that counts for the candidates at `at`."""
+        windows = (cap.window for enrollment in candidates for cap in caps(enrollment, at))
+        return at >= self.known_from and all(window.start >= self.known_from for window in windows)
 
     def used(self, cap: Cap, before: int) -> int:
         """Leads in the window of `cap` by decisions with ids below `before`."""
@@ -98,9 +123,10 @@ class Past:
 
     def position(self, enrollment: Enrollment, before: int) -> int:
         """The last decision below `before` that served the enrollment, 0 for none."""
-        ids = self._ids.get((enrollment.buyer_id, enrollment.offer_id), [])
+        holder = enrollment.buyer_id, enrollment.offer_id
+        ids = self._ids.get(holder, [])
         index = bisect_left(ids, before)
-        return ids[index - 1] if index else 0
+        return ids[index - 1] if index else self._pruned_turns.get(holder, 0)
 
     def state(self, candidates: Iterable[Enrollment], at: int, before: int) -> State:
         """Usage and positions of all candidates as the decisions below `before` left them."""
@@ -120,7 +146,6 @@ class History:
         self._cursor: Any = None
         self._log: list[asyncpg.Record] = []
         self._place = 0
-        self.versions: dict[int, int] = {}
         self.indexes = Indexes(0, UUID(int=0))
         self.rows: dict[str, dict[str, str]] = {table: {} for table in TABLES}
         self.faults: list[str] = []
@@ -132,7 +157,6 @@ class History:
             if entry["rel"]:
                 self._apply(entry)
             self.indexes.version, self.indexes.token = entry["version"], entry["token"]
-            self.versions[entry["change_set"]] = entry["version"]
 
     async def _next(self) -> asyncpg.Record | None:
         if self._place == len(self._log):
@@ -171,7 +195,7 @@ async def violations(connection: asyncpg.Connection, witness: Witness | None = N
 
 async def _violations(connection: asyncpg.Connection, witness: Witness | None) -> AsyncIterator[str]:
     decisions = await connection.fetch("select * from pointsman.decisions order by id")
-    past, history = Past(decisions), History(connection)
+    past, history = await Past.read(connection, decisions), History(connection)
     async for line in _wrong_decisions(decisions, past, history):
         yield line
     await history.move_to(inf)
@@ -184,7 +208,9 @@ async def _violations(connection: asyncpg.Connection, witness: Witness | None) -
     async for line in _wrong_rows(connection):
         yield line
     if witness is not None:
-        for line in _wrong_testimony(witness, {row["id"]: row for row in decisions}, history.versions):
+        rows = await connection.fetch("select change_set, version from pointsman.config_commit where version > 0")
+        versions = {row["change_set"]: row["version"] for row in rows}
+        for line in _wrong_testimony(witness, {row["id"]: row for row in decisions}, versions):
             yield line
 
 
@@ -209,7 +235,10 @@ def _wrong(row: asyncpg.Record, indexes: Indexes, past: Past) -> Iterator[str]:
         yield f"on its recorded state {_result(again)} instead of {_recorded(row)}"
     if digest(head(again, indexes.version, indexes.token), row["state"]) != row["digest"]:
         yield "its digest is another one"
-    true = decide(lead, indexes, past.state(indexes.covering(lead), at, row["id"]), at)
+    candidates = list(indexes.covering(lead))
+    if not past.knows(candidates, at):
+        return
+    true = decide(lead, indexes, past.state(candidates, at, row["id"]), at)
     if _result(true) != _recorded(row):
         yield f"on what came before it {_result(true)} instead of {_recorded(row)}"
     if row["buyer_id"] is not None:
@@ -256,7 +285,7 @@ async def _wrong_counters(connection: asyncpg.Connection, past: Past, indexes: I
     """Counters equal the counts where their holder counts as it did when they were counted last."""
     for row in await connection.fetch("select * from pointsman.cap_usage"):
         window = _window(row, indexes)
-        if window is not None:
+        if window is not None and window.start >= past.known_from:
             true = len(past.ids_in((row["buyer_id"], row["offer_id"]), window))
             if true != row["used"]:
                 yield f"counter {dict(row)} should say {true}"
@@ -287,17 +316,22 @@ async def _wrong_rows(connection: asyncpg.Connection) -> AsyncIterator[str]:
             left join lateral (
               select * from pointsman.decisions d
               where d.lead_id = l.id and d.outcome = 'routed' order by d.id desc limit 1) d on true
-            where l.status = 'routed' and (l.buyer_id, l.routed_at) is distinct from (d.buyer_id, d.decided_at)""",
+            where l.status = 'routed' and (l.buyer_id, l.routed_at) is distinct from (d.buyer_id, d.decided_at)
+              and (d.id is not null or not exists (select from pointsman.pruned p where l.routed_at < p.before))""",
         "lead %s was assigned twice in one attempt, or an attempt is missing": """
             select distinct d.lead_id from (
-              select *, row_number() over (partition by lead_id order by id) as nth
-              from pointsman.decisions where outcome = 'routed') d where d.attempt <> d.nth""",
+              select *, lag(attempt) over (partition by lead_id order by id) as last
+              from pointsman.decisions where outcome = 'routed') d
+            where d.attempt is distinct from coalesce(
+              d.last + 1, case when exists (select from pointsman.pruned) then d.attempt else 1 end)""",
         "counter %s of leads that nobody got": """
             select c from pointsman.cap_usage c where c.used < 0""",
         "enrollment %s does not stand where it was served last": """
             select r from pointsman.rotation r
             where r.offer_id <> '00000000-0000-0000-0000-000000000000' and r.position is distinct from coalesce((
-              select max(d.id) from pointsman.decisions d
+              select max(d.id) from (
+                select id, buyer_id, offer_id from pointsman.decisions
+                union all select position, buyer_id, offer_id from pointsman.pruned_turn) d
               where d.buyer_id = r.buyer_id and d.offer_id = r.offer_id), 0)""",
         "decision %s gave a turn that was not written down": """
             select d.id from pointsman.decisions d where d.outcome = 'routed' and not exists (

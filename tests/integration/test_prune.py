@@ -24,6 +24,7 @@ from tests.builders import (
     make_policy,
     rules,
 )
+from tests.invariants import violations
 from tests.stage import another, set_clock, version
 
 LONG_AGO = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)
@@ -102,6 +103,24 @@ async def test_what_is_kept_is_younger_and_can_be_replayed(database: str, connec
     assert 0 == await connection.fetchval("select count(*) from pointsman.decisions where decided_at < $1", NOW)
     report = await replay(database)
     assert (5, 0, 0) == (report.same_version.equal, report.same_version.different, report.pruned)
+    assert [] == await violations(connection)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("update pointsman.pruned_turn set position = 6 - position", "on what came before it"),
+        ("update pointsman.rotation set position = 1 where position > 5", "does not stand where it was served last"),
+        ("delete from pointsman.decisions where id = (select max(id) from pointsman.decisions)", "has a buyer that"),
+    ],
+)
+async def test_what_is_wrong_after_a_prune_is_found(
+    database: str, connection: asyncpg.Connection, damage: str, said: str
+) -> None:
+    await live(database, connection)
+    await prune(database, days=DAYS)
+    assert (await connection.execute(damage)).split()[1] != "0"
+    assert said in "\n".join(await violations(connection))
 
 
 async def test_history_at_and_after_the_horizon_is_the_same_as_before(
@@ -209,6 +228,7 @@ async def test_may_break_off_anywhere_and_be_run_again(
             stops += 1
         report = await replay(database)
         assert (0, 0) == (report.same_version.different, report.pruned)
+        assert [] == await violations(connection)
     assert stops > 5
     assert 5 == report.same_version.equal
     assert 1 == (await numbers(connection))[2]
