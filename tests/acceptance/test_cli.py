@@ -6,8 +6,11 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -189,3 +192,27 @@ async def test_what_is_no_id_is_refused() -> None:
 async def test_help_and_version_need_no_database() -> None:
     for arguments in (("--help",), ("--version",), ("demo", "--help"), ("serve", "--help"), ("key", "--help")):
         assert (await run(*arguments)).code == 0
+
+
+COMPLETION = {
+    "bash": ({"COMP_WORDS": "pointsman key n", "COMP_CWORD": "2"}, "complete -o default -F _pointsman_completion"),
+    "powershell": (
+        {"_TYPER_COMPLETE_ARGS": "pointsman key n", "_TYPER_COMPLETE_WORD_TO_COMPLETE": "n"},
+        "Register-ArgumentCompleter -Native -CommandName pointsman",
+    ),
+}
+"""What a shell tells the command when somebody presses Tab, and a part of what teaches it to."""
+
+
+@pytest.mark.parametrize("shell", COMPLETION)
+def test_words_are_completed(shell: str) -> None:
+    asked, registration = COMPLETION[shell]
+    assert registration in completed(_POINTSMAN_COMPLETE=f"source_{shell}")
+    assert completed(_POINTSMAN_COMPLETE=f"complete_{shell}", **asked).startswith("new")
+
+
+def completed(**variables: str) -> str:
+    command = shutil.which("pointsman", path=Path(sys.executable).parent)
+    assert command is not None
+    ran = subprocess.run([command], env={**os.environ, **variables}, capture_output=True, text=True, timeout=60)
+    return ran.stdout

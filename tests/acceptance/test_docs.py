@@ -433,12 +433,12 @@ def unknown_words(words: list[str]) -> list[str]:
     unknown = []
     for word in words:
         subcommands = getattr(command, "commands", {})
-        if subcommands:
+        if word.startswith("--"):
+            unknown += [] if any(word in option.opts for option in command.params) else [word]
+        elif subcommands:
             if word not in subcommands:
                 return [*unknown, word]
             command = subcommands[word]
-        elif word.startswith("--") and not any(word in option.opts for option in command.params):
-            unknown.append(word)
     return unknown
 
 
