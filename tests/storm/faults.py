@@ -25,6 +25,9 @@ class Process(Protocol):
         """End it at once, and start another in its place."""
 
 
+LONG_STORM = 30.0
+"""Storms whose pauses may be longer than this have time to freeze a router for more than a minute."""
+
 Restart = Callable[[str], Awaitable[None]]
 _KILL = """
 select count(pg_terminate_backend(pid)) from (
@@ -68,6 +71,7 @@ class Faults:
             (self._delay, 4),
             (self._half_open, 3),
             (self._half_open_listeners, 4),
+            (self._lose_notifications, 5),
             (self._refuse, 2),
             (self._freeze, 8),
             (self._kill_router, 4),
@@ -75,6 +79,8 @@ class Faults:
         ]
         if host_locks:
             self._ways.append((self._lock_the_other_way, 10))
+        if longest > LONG_STORM:
+            self._ways.append((self._freeze_for_more_than_a_minute, 1))
         if restart is not None:
             self._ways += [(self._restart_fast, 2), (self._restart_immediate, 2)]
 
@@ -154,6 +160,13 @@ class Faults:
             if self._rnd.random() < 0.7:
                 relay.cut()  # else what was held back arrives late
 
+    async def _lose_notifications(self) -> None:
+        self._listening.deaf = True
+        try:
+            await self._pause_long()
+        finally:
+            self._listening.deaf = False
+
     async def _refuse(self) -> None:
         relay = self._rnd.choice((self._routing, self._listening))
         relay.refuses = True
@@ -170,6 +183,14 @@ class Faults:
         victim.freeze()
         try:
             await self._pause_long()
+        finally:
+            victim.wake()
+
+    async def _freeze_for_more_than_a_minute(self) -> None:
+        victim = self._rnd.choice(self._processes)
+        victim.freeze()
+        try:
+            await self._pause(61, 90)
         finally:
             victim.wake()
 

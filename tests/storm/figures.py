@@ -22,7 +22,8 @@ from tests.builders import VERTICAL, make_candidate, make_offer, make_policy
 from tests.storm.__main__ import Server
 
 CHANGES = 300
-DECISIONS = 200_000
+DECISIONS = 1_000_000
+WEIGHED_EVERY = 100_000
 
 
 async def main() -> None:
@@ -121,9 +122,9 @@ async def memory(dsn: str, connection: asyncpg.Connection, offer: UUID) -> None:
             for start in range(0, len(leads), 250):
                 await router.route_many(leads[start : start + 250])
             done += len(leads)
-            if done % 40_000 == 0:
+            if done % WEIGHED_EVERY == 0:
                 sizes.append(f"{int(Path('/proc/self/statm').read_text().split()[1]) * page / 1e6:.0f} MB")
-    sys.stdout.write(f"resident memory, every 40,000 decisions: {', '.join(sizes)}\n")
+    sys.stdout.write(f"resident memory, every {WEIGHED_EVERY:,} decisions: {', '.join(sizes)}\n")
 
 
 async def restart(server: Server, dsn: str, offer: UUID, mode: str) -> None:

@@ -1,14 +1,20 @@
-"""A TCP relay in front of the server that can cut, delay, and fall silent without closing anything."""
+"""A TCP relay in front of the server that can cut, delay, swallow notifications, and fall silent without closing."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
+NOTIFICATION = b"A"  # the type of the protocol's NotificationResponse
+
 
 class Relay:
-    """Passes bytes both ways. While `open` is clear nothing passes and nothing is closed: a half-open connection."""
+    """Passes bytes both ways. While `open` is clear nothing passes and nothing is closed: a half-open connection.
+
+    While it is `deaf` notifications do not pass; `swallowed` counts them.
+    """
 
     def __init__(self, dsn: str) -> None:
         self._parts = urlsplit(dsn)
@@ -20,6 +26,8 @@ class Relay:
         self.open.set()
         self.delay = 0.0
         self.refuses = False
+        self.deaf = False
+        self.swallowed = 0
 
     @property
     def dsn(self) -> str:
@@ -57,12 +65,32 @@ class Relay:
             writer.transport.abort()
             return
         self._writers |= {writer, there_writer}
-        for pump in (self._pump(reader, there_writer), self._pump(there_reader, writer)):
+        for pump in (self._pump(reader, there_writer, bytes), self._pump(there_reader, writer, self._sieve())):
             task = asyncio.create_task(pump)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _sieve(self) -> Callable[[bytes], bytes]:
+        """What passes of the server's bytes, its whole messages, as they come."""
+        rest = bytearray()
+
+        def passing(data: bytes) -> bytes:
+            rest.extend(data)
+            passed, place = bytearray(), 0
+            while len(rest) >= place + 5 and len(rest) > (end := place + int.from_bytes(rest[place + 1 : place + 5])):
+                if self.deaf and rest[place : place + 1] == NOTIFICATION:
+                    self.swallowed += 1
+                else:
+                    passed += rest[place : end + 1]
+                place = end + 1
+            del rest[:place]
+            return bytes(passed)
+
+        return passing
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: Callable[[bytes], bytes]
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 if self.delay:
@@ -70,7 +98,7 @@ class Relay:
                 await self.open.wait()
                 if writer.transport.is_closing():
                     break
-                writer.write(data)
+                writer.write(passing(data))
                 await writer.drain()
         writer.transport.abort()
         self._writers.discard(writer)

@@ -153,6 +153,7 @@ async def run(plan: Plan, dsn: str, restart: Restart | None = None) -> Report:
             await _blow(plan, writers, faults)
             report.wrong += filter(None, await asyncio.gather(*(process.stop() for process in processes)))
         report.faults, report.writes = faults.done, writers.done
+        report.faults["notifications swallowed"] = listening.swallowed
         report.wrong += writers.faults
         witness = Witness(commits=writers.commits)
         for process in processes:
