@@ -191,7 +191,7 @@ async def test_silent_network_is_noticed_within_the_bound_and_the_router_comes_b
 ) -> None:
     monkeypatch.setattr(feed, "STALE_AFTER_SECONDS", 1.0)
     offer, first, _ = await scene(connection)
-    before = set(asyncio.all_tasks())
+    before, threads = set(asyncio.all_tasks()), set(threading.enumerate())
     async with Relay(database) as relay:
         async with Router.open(relay.dsn, timeout=1.0) as router:
             relay.open.clear()
@@ -209,6 +209,35 @@ async def test_silent_network_is_noticed_within_the_bound_and_the_router_comes_b
             assert first == (await router.route(await make_lead(connection, offer))).buyer_id
         left = {task.get_name() for task in asyncio.all_tasks() - before if "pointsman" in task.get_name()}
         assert set() == left
+        assert threads >= set(threading.enumerate())
+
+
+async def test_routers_do_not_come_back_all_at_once_when_the_database_does(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for a time between a half and the whole of a pause, which doubles, up to a bound."""
+    pauses = []
+
+    def drawn(shortest: float, longest: float) -> float:
+        if (shortest, longest) != feed.POLL_SECONDS:
+            pauses.append((shortest, longest))
+        return shortest
+
+    monkeypatch.setattr(feed, "BACKOFF_SECONDS", (0.02, 0.08))
+    monkeypatch.setattr(feed.random, "uniform", drawn)
+    _, first, _ = await scene(connection)
+    async with Relay(database) as relay, Router.open(database, listen_dsn=relay.dsn) as router:
+        relay.refuses = True
+        relay.cut()
+
+        async def tried_often() -> bool:
+            return len(pauses) >= 5
+
+        await until(tried_often, "five tries")
+        assert [(0.01, 0.02), (0.02, 0.04), (0.04, 0.08), (0.04, 0.08), (0.04, 0.08)] == pauses[:5]
+        relay.refuses = False
+        await connection.execute("update buyers set status = 'paused' where id = $1", first)
+        await follows(router, connection)
 
 
 # history

@@ -25,9 +25,6 @@ class Process(Protocol):
         """End it at once, and start another in its place."""
 
 
-LONG_STORM = 30.0
-"""Storms whose pauses may be longer than this have time to freeze a router for more than a minute."""
-
 Restart = Callable[[str], Awaitable[None]]
 _KILL = """
 select count(pg_terminate_backend(pid)) from (
@@ -79,8 +76,6 @@ class Faults:
         ]
         if host_locks:
             self._ways.append((self._lock_the_other_way, 10))
-        if longest > LONG_STORM:
-            self._ways.append((self._freeze_for_more_than_a_minute, 1))
         if restart is not None:
             self._ways += [(self._restart_fast, 2), (self._restart_immediate, 2)]
 
@@ -95,6 +90,18 @@ class Faults:
             except AWAY:
                 continue
             self.done[way.__name__.strip("_")] += 1
+
+    async def freeze_for_minutes(self) -> None:
+        """Beside the other damage, freeze one router after another for more than a minute, until told to stop."""
+        while not self.stopped.is_set():
+            await self._pause(2, 10)
+            victim = self._rnd.choice(self._processes)
+            victim.freeze()
+            try:
+                await self._pause(61, 90)
+            finally:
+                victim.wake()
+            self.done["freeze for more than a minute"] += not self.stopped.is_set()
 
     async def _pause(self, shortest: float, longest: float) -> None:
         """Wait a while, or until the storm is over."""
@@ -183,14 +190,6 @@ class Faults:
         victim.freeze()
         try:
             await self._pause_long()
-        finally:
-            victim.wake()
-
-    async def _freeze_for_more_than_a_minute(self) -> None:
-        victim = self._rnd.choice(self._processes)
-        victim.freeze()
-        try:
-            await self._pause(61, 90)
         finally:
             victim.wake()
 

@@ -174,6 +174,8 @@ async def _blow(plan: Plan, writers: Writers, faults: Faults) -> None:
     works = [asyncio.create_task(writers.write(number)) for number in range(plan.writers)]
     if plan.faults:
         works += [asyncio.create_task(faults.rage()) for _ in range(2)]
+        if plan.seconds > 100:
+            works.append(asyncio.create_task(faults.freeze_for_minutes()))
     await asyncio.sleep(plan.seconds)
     faults.stopped.set()
     writers.stopped.set()

@@ -154,6 +154,7 @@ class Writers:
             columns=("id", "buyer_id", "market_id", "scope", "value", "is_active"),
             records=[(uuid4(), buyer, MARKET, "city", f"Town {number}", True) for number in range(self._areas)],
         )
+        self.done["rows imported"] += self._areas
 
     async def _several(self, connection: asyncpg.Connection, rnd: random.Random) -> None:
         """A long transaction over several tables, parts of it taken back."""
