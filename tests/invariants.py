@@ -7,11 +7,15 @@ returned before its call began.
 
 Of a database that was pruned it judges what is kept: windows that began before the kept decisions do are passed over,
 and positions go on from the turns that prune remembers. What a witness saw must not have been pruned.
+
+`python -m tests.invariants postgresql://...` judges any database, also one that is in use.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter as Tally
 from collections import defaultdict
@@ -423,3 +427,18 @@ def _image(text: str | None) -> dict[str, object] | None:
         column: UUID(value) if column in IDS and value is not None else value
         for column, value in json.loads(text).items()
     }
+
+
+async def main(dsn: str) -> int:
+    """Print what is not as it must be; how many lines."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        found = await violations(connection)
+    finally:
+        await connection.close(timeout=10)
+    sys.stdout.write("\n".join(found or ["nothing is wrong"]) + "\n")
+    return len(found)
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, asyncio.run(main(sys.argv[1]))))

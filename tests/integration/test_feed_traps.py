@@ -186,6 +186,44 @@ async def test_silent_listener_keeps_nobody_waiting_and_is_replaced(
         await follows(router, connection)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.InternalClientError("unexpected termination of the backend"),  # neither of the two roots below
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        asyncpg.AdminShutdownError("terminating connection due to administrator command"),
+        asyncpg.CannotConnectNowError("the database system is shutting down"),
+        asyncpg.QueryCanceledError("canceling statement due to user request"),
+        asyncpg.InterfaceError("connection is closed"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        TimeoutError(),
+        ValueError("what nobody thought of"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_listener_is_replaced_whatever_it_raises(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(feed, "POLL_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(feed, "BACKOFF_SECONDS", (0.01, 0.02))
+    _, first, _ = await scene(connection)
+    broken = asyncio.Event()
+    is_newest = feed.Cache._is_newest
+
+    async def break_once(self: feed.Cache, listener: Any) -> bool:
+        if broken.is_set():
+            return await is_newest(self, listener)
+        broken.set()
+        raise error
+
+    async with Router.open(database) as router:
+        monkeypatch.setattr(feed.Cache, "_is_newest", break_once)
+        await asyncio.wait_for(broken.wait(), PATIENCE)
+        await connection.execute("update buyers set status = 'paused' where id = $1", first)
+        await follows(router, connection)
+        assert "fresh" == router.cache.state
+
+
 async def test_silent_network_is_noticed_within_the_bound_and_the_router_comes_back(
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +33,7 @@ from tests.stage import another, set_clock, version
 LONG_AGO = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)
 NOW = LONG_AGO + timedelta(days=10)
 DAYS = 5
+ROOT = Path(__file__).parents[2]
 
 
 async def live(database: str, connection: asyncpg.Connection) -> list[UUID]:
@@ -121,6 +125,21 @@ async def test_what_is_wrong_after_a_prune_is_found(
     await prune(database, days=DAYS)
     assert (await connection.execute(damage)).split()[1] != "0"
     assert said in "\n".join(await violations(connection))
+
+
+async def test_invariants_judge_a_database_by_its_address(database: str, connection: asyncpg.Connection) -> None:
+    async def judged() -> tuple[int | None, bytes]:
+        command = (sys.executable, "-m", "tests.invariants", database)
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        told, _ = await process.communicate()
+        return process.returncode, told
+
+    await live(database, connection)
+    assert (0, b"nothing is wrong\n") == await judged()
+    await connection.execute("update pointsman.cap_usage set used = used + 1")
+    code, told = await judged()
+    assert 1 == code
+    assert b"should say" in told
 
 
 async def test_history_at_and_after_the_horizon_is_the_same_as_before(
