@@ -33,7 +33,7 @@ from pointsman.engine.capacity import Cap, Counter, State
 from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision
 from pointsman.engine.policy import Policy
-from pointsman.engine.record import StoredState, digest, head, name, read_state, redecide
+from pointsman.engine.record import StoredState, digest, head, named, read_state, redecide
 from pointsman.engine.zones import Window
 from pointsman.errors import DecisionNotFound, LeadNotFound, PointsmanError
 from pointsman.model import Lead, micros
@@ -331,14 +331,12 @@ class Served:
 
     def __init__(self, known_from: int | None = None) -> None:
         self._known_from = known_from
-        self._ids: dict[tuple[UUID, UUID], array[int]] = defaultdict(lambda: array("q"))
-        self._instants: dict[tuple[UUID, UUID], array[int]] = defaultdict(lambda: array("q"))
+        self._turns: dict[tuple[UUID, UUID], _Turns] = defaultdict(_Turns)
 
     def add(self, decision_id: int, at: int, buyer_id: UUID, offer_id: UUID) -> None:
         """Take a decision in, in the order of ids."""
         for holder in self.holders(buyer_id, offer_id):
-            self._ids[holder].append(decision_id)
-            self._instants[holder].append(at)
+            self._turns[holder].add(decision_id, at)
 
     @staticmethod
     def holders(buyer_id: UUID, offer_id: UUID) -> tuple[tuple[UUID, UUID], ...]:
@@ -353,21 +351,47 @@ class Served:
 
     def counted(self, holder: tuple[UUID, UUID], window: Window, before: int) -> int:
         """The holder's leads in a window by decisions with smaller ids, as far as they are kept."""
-        instants = self._instants[holder]
-        count = 0
-        for place in range(bisect_left(self._ids[holder], before) - 1, -1, -1):
-            at = instants[place]
-            if window.start <= at < window.end:
-                count += 1
-            elif at < window.start - _BACK_SECONDS:
-                break
-        return count
+        return self._turns[holder].count(window, before)
 
     def position(self, enrollment: Enrollment, before: int) -> int:
         """The last decision with a smaller id that served `enrollment`, 0 if none did."""
-        ids = self._ids[enrollment.buyer_id, enrollment.offer_id]
-        place = bisect_left(ids, before)
-        return ids[place - 1] if place else 0
+        return self._turns[enrollment.buyer_id, enrollment.offer_id].last(before)
+
+
+class _Turns:
+    """The decisions that served one holder, in the order of ids, which is nearly that of their instants.
+
+    No instant stands more than `_BACK_SECONDS` behind the latest one before it, which is kept beside it: it only grows,
+    so a window's decisions are found by bisection, and only those near its edges are looked at one by one.
+    """
+
+    __slots__ = ("_ids", "_instants", "_latest")
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+        self._instants = array("q")
+        self._latest = array("q")
+
+    def add(self, decision_id: int, at: int) -> None:
+        latest = self._latest
+        self._ids.append(decision_id)
+        self._instants.append(at)
+        latest.append(max(at, latest[-1]) if latest else at)
+
+    def last(self, before: int) -> int:
+        """The last id smaller than `before`, 0 if there is none."""
+        place = bisect_left(self._ids, before)
+        return self._ids[place - 1] if place else 0
+
+    def count(self, window: Window, before: int) -> int:
+        """How many decisions with smaller ids have their instants in `window`."""
+        latest, end = self._latest, bisect_left(self._ids, before)
+        first = bisect_left(latest, window.start, 0, end)
+        surely_in = bisect_left(latest, window.start + _BACK_SECONDS, first, end)
+        surely_to = bisect_left(latest, window.end, surely_in, end)
+        last = bisect_left(latest, window.end + _BACK_SECONDS, surely_to, end)
+        edges = (*self._instants[first:surely_in], *self._instants[surely_to:last])
+        return surely_to - surely_in + sum(window.start <= at < window.end for at in edges)
 
 
 class Answers(Served):
@@ -501,9 +525,7 @@ def _premises(made: Again, decision: Decision, served: Served) -> Iterator[Fact]
         if stored.used or stored.positions:
             yield Fact("state", made.row["state"].hex(), "nothing to be recorded")
         return
-    named = (*decision.takes, *decision.full)
-    order = sorted(enrollment.buyer_id.bytes for enrollment in decision.covering) if named else []
-    names = [name(cap, bisect_left(order, cap.buyer_id.bytes)) for cap in named]
+    names = [number for _, number in named(decision)]
     if names != list(stored.used) or len(stored.positions) != len(decision.compared):
         yield Fact("state", made.row["state"].hex(), "other counters and turns")
         return
