@@ -25,10 +25,13 @@ class Process(Protocol):
         """End it at once, and start another in its place."""
 
 
+LISTENING = "query ilike 'listen%' or query like 'select version, token%' or query like '%as known%'"
+"""What a session that follows the configuration said last."""
+
 Restart = Callable[[str], Awaitable[None]]
 _KILL = """
 select count(pg_terminate_backend(pid)) from (
-  select pid from pg_stat_activity where datname = current_database() and application_name = 'pointsman' and {which}
+  select pid from pg_stat_activity where datname = current_database() and application_name = 'pointsman' and ({which})
   order by random() limit $1) victims
 """
 
@@ -128,7 +131,7 @@ class Faults:
         await self._execute(_KILL.format(which="state <> 'idle'"), self._rnd.randint(1, 2))
 
     async def _kill_listeners(self) -> None:
-        await self._execute(_KILL.format(which="query ilike 'listen%' or query ilike '%config_commit c where%'"), 2)
+        await self._execute(_KILL.format(which=LISTENING), 2)
 
     async def _kill_pools(self) -> None:
         await self._execute(_KILL.format(which="true"), 50)
