@@ -199,7 +199,7 @@ def build(seed: int, buyers: int = 2_000, areas: int = 20_000, exclusivities: in
     """The world of `seed`, with so many buyers, about so many service areas and so many exclusivities."""
     random = Random(seed)  # noqa: S311  (a world to be made again, nothing to be kept secret)
     offers = tuple(_offers())
-    homes = [_choose(random, _cities()) for _ in range(buyers)]
+    homes = [choose(random, _cities()) for _ in range(buyers)]
     firms = tuple(_buyers(random, homes))
     enrollments = tuple(_enrollments(random, firms, offers))
     regions = [_region(random, home) for home in homes]
@@ -224,12 +224,12 @@ async def insert(connection: asyncpg.Connection[Any], world: World, schema: str 
     """Copy the world into empty host tables, in one transaction and so as one config version."""
     async with connection.transaction():
         for table in TABLES:
-            await _copy(connection, table, getattr(world, table), schema)
+            await copy_rows(connection, table, getattr(world, table), schema)
 
 
 async def insert_leads(connection: asyncpg.Connection[Any], rows: Iterable[NewLead], schema: str = "public") -> None:
     """Copy leads into the host's table."""
-    await _copy(connection, "leads", tuple(rows), schema)
+    await copy_rows(connection, "leads", tuple(rows), schema)
 
 
 def market_id(state: str) -> UUID:
@@ -250,10 +250,13 @@ def offer_id(name: str) -> UUID:
 @cache
 def markets() -> dict[UUID, str]:
     """The two letters of each market's state."""
-    return {market_id(state): state for state in sorted({place.state for place in _map()})}
+    return {market_id(state): state for state in sorted({place.state for place in places()})}
 
 
-async def _copy(connection: asyncpg.Connection[Any], table: str, rows: Sequence[Any], schema: str) -> None:
+async def copy_rows(
+    connection: asyncpg.Connection[Any], table: str, rows: Sequence[Any], schema: str = "public"
+) -> None:
+    """Copy rows, named tuples of the table's columns, into a table."""
     if rows:
         await connection.copy_records_to_table(table, schema_name=schema, columns=rows[0]._fields, records=rows)
 
@@ -262,7 +265,7 @@ async def _copy(connection: asyncpg.Connection[Any], table: str, rows: Sequence[
 
 
 @cache
-def _map() -> tuple[Place, ...]:
+def places() -> tuple[Place, ...]:
     """Every city that has a postal code of its own and a time zone that exists."""
     cities: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in _rows():
@@ -289,7 +292,7 @@ def _place(state: str, city: str, rows: list[dict[str, Any]]) -> Place:
     return Place(state, city, codes, first["timezone"], float(first["long"]), float(first["lat"]), weight)
 
 
-class _Lottery:
+class Lottery:
     """Places to be drawn by weight."""
 
     def __init__(self, places: Iterable[Place]) -> None:
@@ -297,28 +300,29 @@ class _Lottery:
         self.sums = tuple(accumulate(place.weight for place in self.places))
 
 
-def _choose(random: Random, lottery: _Lottery) -> Place:
+def choose(random: Random, lottery: Lottery) -> Place:
+    """Draw a place."""
     return lottery.places[min(bisect(lottery.sums, random.random() * lottery.sums[-1]), len(lottery.places) - 1)]
 
 
 @cache
-def _cities() -> _Lottery:
-    return _Lottery(place for place in _map() if place.state not in NOBODY_THERE and len(place.postal_codes) > 1)
+def _cities() -> Lottery:
+    return Lottery(place for place in places() if place.state not in NOBODY_THERE and len(place.postal_codes) > 1)
 
 
 @cache
-def _nowhere() -> _Lottery:
-    return _Lottery(place for place in _map() if place.state in NOBODY_THERE)
+def _nowhere() -> Lottery:
+    return Lottery(place for place in places() if place.state in NOBODY_THERE)
 
 
 @cache
-def _in_state(state: str) -> _Lottery:
-    return _Lottery(place for place in _map() if place.state == state)
+def _in_state(state: str) -> Lottery:
+    return Lottery(place for place in places() if place.state == state)
 
 
 @cache
 def _by_market() -> dict[tuple[UUID, str], Place]:
-    return {(market_id(place.state), name): place for place in _map() for name in (place.city, *place.postal_codes)}
+    return {(market_id(place.state), name): place for place in places() for name in (place.city, *place.postal_codes)}
 
 
 @cache
@@ -578,7 +582,7 @@ def _listed(
     for _ in range(size * 2):
         if len(found) >= size:
             return found
-        place = _choose(random, _in_state(random.choice((home.state, *region))))
+        place = choose(random, _in_state(random.choice((home.state, *region))))
         found[place.state, random.choice(_names(place, scope))] = None
     everywhere = (place for state in region for place in _in_state(state).places)
     for place in everywhere:
@@ -641,7 +645,7 @@ def _value_in(random: Random, area: ServiceArea, scope: str) -> str | None:
 
 def _somewhere_in(random: Random, market: UUID, value: str | None) -> Place:
     if value is None:
-        return _choose(random, _in_state(markets()[market]))
+        return choose(random, _in_state(markets()[market]))
     return _by_market()[market, value]
 
 
@@ -675,16 +679,16 @@ def _exclusivity(
 def _lead(random: Random, world: World) -> NewLead:
     chance = random.random()
     if chance < 0.05:
-        return _lead_at(random, random.choice(world.offers), _choose(random, _nowhere()))
+        return _lead_at(random, random.choice(world.offers), choose(random, _nowhere()))
     if chance < 0.11 and world.offer_exclusivities:
         return _exclusive_lead(random, world)
     if chance < 0.125:
         withdrawn = [offer for offer in world.offers if not offer.is_active]
-        return _lead_at(random, random.choice(withdrawn), _choose(random, _cities()))
+        return _lead_at(random, random.choice(withdrawn), choose(random, _cities()))
     offer = random.choice([offer for offer in world.offers if offer.is_active])
-    place = _choose(random, _cities())
+    place = choose(random, _cities())
     if offer.market_id and chance > 0.2:
-        place = _choose(random, _in_state(markets()[offer.market_id]))
+        place = choose(random, _in_state(markets()[offer.market_id]))
     lead = _lead_at(random, offer, place)
     if chance < 0.14:
         return lead._replace(vertical_id=random.choice([vertical_id(name) for name in TRADES]))
@@ -701,7 +705,7 @@ def _exclusive_lead(random: Random, world: World) -> NewLead:
     held = random.choice(world.offer_exclusivities)
     offer = next(offer for offer in world.offers if offer.id == held.offer_id)
     if held.market_id is None:
-        return _lead_at(random, offer, _choose(random, _cities()))
+        return _lead_at(random, offer, choose(random, _cities()))
     lead = _lead_at(random, offer, _somewhere_in(random, held.market_id, held.value))
     return lead._replace(postal_code=held.value) if held.scope == "postal_code" else lead
 
