@@ -1,174 +1,189 @@
-"""The whole path on a real PostgreSQL with fsync and synchronous_commit on, as ratios side by side in one run.
+"""Measure, print the goals beside what was measured, and write the report: `python -m bench --quick`, `--full`.
 
-    python -m bench [--dsn DSN] [--buyers N] [--leads N] [--rounds N] [--json]
+    python -m bench [--quick | --full] [--only NAME...] [--dsn DSN] [--json FILE] [--report FILE]
 
-Each round measures every subject once, in turn, so that a machine whose speed drifts slows all of them alike; the
-table shows medians over the rounds and the spread of the ratios. Without `--dsn` it uses the embedded PostgreSQL.
+Without `--dsn` it uses the embedded PostgreSQL under `.pointsman/`. The worlds' databases, `pointsman_bench_*`, are
+kept and used again.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+import gc
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
+from time import perf_counter
 
 import asyncpg
+from rich.console import Console
 
-from pointsman import Router, world
+from bench import configuration, engines, http, memory, report, workloads
+from bench.checks import check
+from bench.figures import Figures
+from bench.loops import run
+from bench.peers import install
+from bench.workloads import FLOORS, PEERS, UNBATCHED, Stage
+from bench.worlds import BenchWorld, Form, prepare
 from pointsman.embedded import EmbeddedPostgres
-from pointsman.migrate import migrate
-
-DATABASE = "pointsman_bench"
-
-Call = Callable[[UUID], Awaitable[object]]
 
 
-class Bare:
-    """Two bare trips: read the lead by its key, then one guarded UPDATE. The floor of whoever decides outside SQL."""
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. `leads`: calls one after another, a round; eight times as many at once."""
 
-    READ = "select id, offer_id, vertical_id, market_id, postal_code, city, status, buyer_id from leads where id = $1"
-    WRITE = (
-        "update leads set status = 'routed', buyer_id = $2, routed_at = now()"
-        " where id = $1 and status = 'validated' and buyer_id is null"
-    )
-
-    def __init__(self, pool: asyncpg.Pool, buyer_id: UUID) -> None:
-        self._pool = pool
-        self._buyer_id = buyer_id
-
-    async def route(self, lead_id: UUID) -> None:
-        async with self._pool.acquire() as connection:
-            await connection.fetchrow(self.READ, lead_id)
-            await connection.execute(self.WRITE, lead_id, self._buyer_id)
+    buyers: int
+    others: tuple[int, ...]
+    rounds: int
+    leads: int
+    growth: tuple[int, ...]
+    imported: int
+    seconds: float
+    """Of a measurement over HTTP."""
 
 
-async def one_after_another(call: Call, leads: Iterator[UUID], count: int) -> list[float]:
-    """Milliseconds of each of `count` calls."""
-    times = []
-    for lead_id in (next(leads) for _ in range(count)):
-        began = time.perf_counter()
-        await call(lead_id)
-        times.append((time.perf_counter() - began) * 1000)
-    return times
+QUICK = Plan(10_000, (), 3, 200, (1_000, 10_000), 20_000, 0.5)
+FULL = Plan(100_000, (1_000, 10_000), 5, 500, (10_000, 100_000, 1_000_000), 1_000_000, 2.0)
 
 
-async def at_once(call: Call, leads: Iterator[UUID], count: int, callers: int) -> float:
-    """Calls a second with so many callers in a closed loop."""
-    todo = iter([next(leads) for _ in range(count)])
+class Bench:
+    """One run: a server, a plan, and what was measured so far."""
 
-    async def caller() -> None:
-        for lead_id in todo:
-            await call(lead_id)
+    def __init__(self, server: str, plan: Plan, console: Console) -> None:
+        self.server = server
+        self.plan = plan
+        self.figures = Figures()
+        self._console = console
 
-    began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(callers)))
-    return count / (time.perf_counter() - began)
+    async def run(self, only: set[str]) -> None:
+        """Do the parts of these names, all if there are none, each in the order below."""
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "engines": self._engines,
+            "memory": self._memory,
+            "growth": self._growth,
+            "loading": self._loading,
+            "path": self._path,
+            "worlds": self._worlds,
+            "cold": self._cold,
+            "hot": self._hot,
+            "processes": self._processes,
+            "trips": self._trips,
+            "brief": self._brief,
+            "http": self._http,
+            "configuration": self._configuration,
+        }
+        if unknown := only - parts.keys():
+            raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+        for name, part in parts.items():
+            if only and name not in only:
+                continue
+            began = perf_counter()
+            await part()
+            gc.collect()
+            self._console.print(f"{name}: {perf_counter() - began:.0f} s")
+
+    async def _engines(self) -> None:
+        engines.measure_rule_engines(self.figures, self.plan.rounds)
+        engines.measure_sqlite(self.figures, self.plan.rounds, self.plan.buyers)
+
+    async def _memory(self) -> None:
+        memory.measure_decisions(self.figures, self.plan.rounds, self.plan.buyers)
+        memory.measure_load(self.figures, self.plan.rounds, self.plan.buyers)
+        memory.measure_changes(self.figures, self.plan.rounds)
+
+    async def _growth(self) -> None:
+        memory.measure_growth(self.figures, self.plan.rounds, self.plan.growth)
+
+    async def _loading(self) -> None:
+        dsn = await prepare(self.server, Form(self.plan.buyers))
+        await configuration.measure_loading(self.figures, dsn, self.plan.rounds)
+
+    async def _path(self) -> None:
+        world, dsn = await self._world(self.plan.buyers)
+        agreed = await check(dsn, world, {**PEERS, UNBATCHED: FLOORS[UNBATCHED]})
+        self._console.print(f"all peers gave the same {agreed} leads to the same buyers")
+        async with Stage(dsn, world, self.figures, self.plan.rounds, self.plan.leads) as stage:
+            await stage.open({**FLOORS, **PEERS})
+            await workloads.measure_steady(stage, workloads.LEVELS)
+
+    async def _worlds(self) -> None:
+        for buyers in self.plan.others:
+            async with await self._stage(buyers) as stage:
+                await workloads.measure_steady(stage, (50,), f"{buyers:,} buyers, ")
+
+    async def _cold(self) -> None:
+        async with await self._stage(self.plan.buyers) as stage:
+            await workloads.measure_cold(stage)
+
+    async def _hot(self) -> None:
+        async with await self._stage(self.plan.buyers) as stage:
+            await workloads.measure_hot(stage)
+
+    async def _processes(self) -> None:
+        async with await self._stage(self.plan.buyers) as stage:
+            await workloads.measure_processes(stage)
+
+    async def _trips(self) -> None:
+        async with await self._stage(self.plan.buyers) as stage:
+            await workloads.measure_trips(stage)
+
+    async def _brief(self) -> None:
+        await workloads.measure_brief(self.server, self.figures, self.plan.rounds)
+
+    async def _http(self) -> None:
+        async with await self._stage(self.plan.buyers) as stage:
+            await http.measure_http(stage, self.plan.seconds)
+
+    async def _configuration(self) -> None:
+        async with await self._stage(self.plan.buyers) as stage:
+            await configuration.measure_commits(stage)
+            await configuration.measure_first_decision(stage)
+            await configuration.measure_import(stage, self.plan.imported)
+
+    async def _world(self, buyers: int) -> tuple[BenchWorld, str]:
+        form = Form(buyers)
+        dsn = await prepare(self.server, form)
+        await install(dsn)
+        return BenchWorld(form), dsn
+
+    async def _stage(self, buyers: int) -> Stage:
+        """A stage with the floors and our router, on a database where nothing was routed yet."""
+        world, dsn = await self._world(buyers)
+        await check(dsn, world, {})
+        stage = Stage(dsn, world, self.figures, self.plan.rounds, self.plan.leads)
+        await stage.open(FLOORS)
+        return stage
 
 
-async def fresh_database(server: str, buyers: int, leads: int) -> tuple[str, list[UUID], UUID]:
-    """A migrated database with a world and its leads; its address, the leads in random order, any buyer."""
-    base, _, _ = server.rpartition("/")
-    admin = await asyncpg.connect(server)
-    await admin.execute(f"drop database if exists {DATABASE} with (force)")
-    await admin.execute(f"create database {DATABASE}")
-    await admin.close()
-    dsn = f"{base}/{DATABASE}"
-    await migrate(dsn, with_host_tables=True, report=lambda line: None)
-    connection = await asyncpg.connect(dsn)
-    made = world.build(1, buyers=buyers, areas=10 * buyers)
-    await world.insert(connection, made)
-    await world.insert_leads(connection, world.leads(made, leads, 2))
-    await connection.execute("vacuum analyze")
-    ids = [row["id"] for row in await connection.fetch("select id from leads order by md5(id::text)")]
-    buyer_id = await connection.fetchval("select id from buyers order by id limit 1")
+async def main(options: argparse.Namespace, server: str, console: Console) -> None:
+    bench = Bench(server, FULL if options.full else QUICK, console)
+    await bench.run(set(options.only))
+    connection = await asyncpg.connect(server)
+    about = report.machine((await connection.fetchval("show server_version")).split()[0])
     await connection.close()
-    return dsn, ids, buyer_id
-
-
-async def measure(dsn: str, ids: list[UUID], buyer_id: UUID, rounds: int, count: int) -> dict[str, list[float]]:
-    """Every figure of every round."""
-    leads = iter(ids)
-    figures: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        figures.setdefault(name, []).append(value)
-
-    pool = await asyncpg.create_pool(dsn, min_size=50, max_size=50, reset=_nothing)
-    async with Router.open(dsn) as router:
-        subjects = {"bare": Bare(pool, buyer_id).route, "route": router.route}
-        for call in subjects.values():
-            await one_after_another(call, leads, 100)
-        for _ in range(rounds):
-            for name, call in subjects.items():
-                times = sorted(await one_after_another(call, leads, count))
-                note(f"{name} p50 ms", statistics.median(times))
-                note(f"{name} p99 ms", times[int(0.99 * len(times))])
-            for callers in (50, 200):
-                for name, call in subjects.items():
-                    note(f"{name} {callers} callers /s", await at_once(call, leads, 4 * count, callers))
-    await pool.close()
-    return figures
-
-
-async def _nothing(connection: asyncpg.Connection) -> None:
-    """What a pool does at release if it is told to leave connections as they are."""
-
-
-def ratios(figures: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Ours against the two bare trips, round by round."""
-    return {
-        name.removeprefix("route "): [ours / bare for ours, bare in zip(values, figures[f"bare {rest}"], strict=True)]
-        for name, values in figures.items()
-        if name.startswith("route ") and (rest := name.removeprefix("route "))
-    }
-
-
-def show(figures: dict[str, list[float]]) -> None:
-    """The table."""
-    print(f"{'':24}{'bare':>12}{'route':>12}{'ratio':>10}   spread")
-    for name, values in ratios(figures).items():
-        bare, ours = (statistics.median(figures[f"{subject} {name}"]) for subject in ("bare", "route"))
-        spread = f"{min(values):.2f} to {max(values):.2f}"
-        print(f"{name:24}{bare:12.2f}{ours:12.2f}{statistics.median(values):10.2f}   {spread}")
-
-
-async def main(arguments: argparse.Namespace, server: str) -> None:
-    needed = 200 + arguments.rounds * 2 * (arguments.leads + 8 * arguments.leads)
-    dsn, ids, buyer_id = await fresh_database(server, arguments.buyers, needed)
-    figures = await measure(dsn, ids, buyer_id, arguments.rounds, arguments.leads)
-    if arguments.json:
-        print(json.dumps({"figures": figures, "ratios": ratios(figures)}, indent=2))
-    else:
-        show(figures)
+    report.show(bench.figures, console)
+    if options.json:
+        options.json.write_text(report.as_json(bench.figures, about), "utf-8")
+    if options.report:
+        report.write(bench.figures, about, options.report)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--dsn", help="a server to make the database on; default: the embedded PostgreSQL")
-    parser.add_argument("--buyers", type=int, default=2_000)
-    parser.add_argument("--leads", type=int, default=500, help="calls one after another, a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with ExitStack() as stack:
-        if options.dsn is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pointsman-bench-")))
-            folder.chmod(0o711)
-            options.dsn = stack.enter_context(EmbeddedPostgres(folder / "server")).dsn
-        loop: asyncio.AbstractEventLoop | None = None
-        if sys.platform != "win32":
-            import uvloop
-
-            loop = uvloop.new_event_loop()
-        with asyncio.Runner(loop_factory=None if loop is None else lambda: loop) as runner:
-            runner.run(main(options, options.dsn))
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="10,000 buyers, under two minutes; the default")
+    size.add_argument("--full", action="store_true", help="up to 1,000,000 buyers, under half an hour")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these parts alone")
+    parser.add_argument("--dsn", help="any database of a server; default: the embedded PostgreSQL")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a Markdown report there, its plots beside it"
+    )
+    given = parser.parse_args()
+    if given.dsn:
+        run(main(given, given.dsn, Console()))
+    else:
+        with EmbeddedPostgres() as embedded:
+            run(main(given, embedded.dsn, Console()))

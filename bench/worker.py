@@ -1,4 +1,4 @@
-"""A process of its own that routes the leads it is sent: `python -m bench.worker DSN CALLERS`, their ids on stdin."""
+"""A process of its own that routes what it is sent: `python -m bench.worker DSN CALLERS`, a line of ids at a time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from pointsman import Router
 
 
 async def main(dsn: str, callers: int) -> None:
-    """Say when the router is open, route what comes, and print when that began and ended."""
+    """Say when the router is open; route each line of leads that comes, and print when that began and ended."""
     async with Router.open(dsn) as router:
-        print("ready", flush=True)
-        ids = list(map(UUID, json.loads(await asyncio.to_thread(sys.stdin.readline))))
-        routed = 0
 
         async def route(lead_id: UUID) -> None:
-            nonlocal routed
-            routed += (await router.route(lead_id)).outcome == "routed"
+            outcome = await router.route(lead_id)
+            if outcome.outcome != "routed":
+                raise RuntimeError(f"not routed: {outcome}")
 
-        began = time.monotonic()
-        await at_once(route, ids, callers)
-        print(json.dumps({"began": began, "ended": time.monotonic(), "routed": routed}))
+        print("ready", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            ids = list(map(UUID, json.loads(line)))
+            began = time.monotonic()
+            await at_once(route, ids, callers)
+            print(json.dumps([began, time.monotonic()]), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from random import Random
 from uuid import UUID
@@ -35,6 +36,12 @@ FLOORS: Mapping[str, Opened] = {BARE: bare_trips, OURS: Router.open, UNBATCHED: 
 PEERS: Mapping[str, Opened] = {SQL: sql_only, HAND: by_hand, ORM: orm}
 
 SEQUENTIAL = "one after another"
+HOT_PROCESSES = "one hot buyer, processes"
+TRIPS = "round trips a lead"
+BRIEF = "the brief's load, on the demo's world"
+ON_DISK = ("bytes on disk", "a decision's record, indexes included", "bytes")
+LEVELS = (10, 50, 200, 1_000)
+"""How many callers there are at once."""
 STREAMS = 1_000
 """Kinds of leads in the steady case: so many that no buyer is hot, so few that each one's counters are soon there."""
 SHARES = {SQL: 0.08, HAND: 0.08, ORM: 0.03, UNBATCHED: 0.5}
@@ -206,16 +213,16 @@ async def measure_trips(stage: Stage) -> None:
         ids = await stage.steady(stage.count)
         sent = 0
         await one_after_another(router.route, ids)
-        stage.figures.note("round trips a lead", SEQUENTIAL, trips=sent / len(ids))
+        stage.figures.note(TRIPS, SEQUENTIAL, trips=sent / len(ids))
         await stage.connection.execute("vacuum pointsman.decisions")
         before = await stage.connection.fetchrow(size)
         ids = await stage.steady(8 * stage.count)
         sent = 0
         await at_once(router.route, ids, 50)
-        stage.figures.note("round trips a lead", "50 callers", trips=sent / len(ids))
+        stage.figures.note(TRIPS, "50 callers", trips=sent / len(ids))
         after = await stage.connection.fetchrow(size)
         grown, rows = (after[place] - before[place] for place in (0, 1))
-        stage.figures.note("bytes on disk", "a decision's record, indexes included", bytes=grown / rows)
+        stage.figures.note(*ON_DISK[:2], bytes=grown / rows)
 
 
 async def measure_brief(server: str, figures: Figures, rounds: int) -> None:
@@ -230,11 +237,11 @@ async def measure_brief(server: str, figures: Figures, rounds: int) -> None:
             ids = [row.id for row in rows]
             await one_after_another(router.route, ids[:50])
             times = await one_after_another(router.route, ids[50:1_050])
-            figures.note("the brief's load", "1,000 one after another", **percentiles(times))
+            figures.note(BRIEF, "1,000 one after another", **percentiles(times))
             _, times = await at_once(router.route, ids[1_050:1_100], 50)
-            figures.note("the brief's load", "50 at once", **percentiles(times))
+            figures.note(BRIEF, "50 at once", **percentiles(times))
             _, times = await at_once(router.route, ids[1_100:] * 10, 10)
-            figures.note("the brief's load", "10 on one lead", **percentiles(times))
+            figures.note(BRIEF, "10 on one lead", **percentiles(times))
     await connection.close()
 
 
@@ -255,31 +262,40 @@ async def _demo_database(server: str) -> str:
 
 async def measure_processes(stage: Stage, processes: int = 4, callers: int = 50) -> None:
     """All leads want one capped buyer, routed by one process and by several."""
-    for _ in range(stage.rounds):
-        for number in (1, processes):
-            rate = await _by_processes(stage, number, callers)
-            stage.figures.note("one hot buyer, processes", f"{number} process{'es' * (number > 1)}", rate=rate)
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(_worker(stage.dsn, callers)) for _ in range(processes)]
+        for worker in workers:
+            await _line(worker)
+        for _ in range(stage.rounds):
+            for number in (1, processes):
+                rate = await _by_workers(workers[:number], await stage.hot(4 * stage.count * number))
+                stage.figures.note(HOT_PROCESSES, f"{number} process{'es' * (number > 1)}", rate=rate)
 
 
-async def _by_processes(stage: Stage, processes: int, callers: int) -> float:
-    count = 4 * stage.count
-    started = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.worker", stage.dsn, str(callers),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )
-        for _ in range(processes)
-    ]  # fmt: skip
-    for process in started:
-        assert process.stdout is not None
-        await process.stdout.readline()
-    ids = await stage.hot(count * processes)
-    answers = await asyncio.gather(
-        *(
-            process.communicate(json.dumps([str(lead_id) for lead_id in ids[number::processes]]).encode() + b"\n")
-            for number, process in enumerate(started)
-        )
+async def _by_workers(workers: Sequence[Process], leads: Sequence[UUID]) -> float:
+    """Leads a second, from the first worker's beginning to the last one's end."""
+    for number, worker in enumerate(workers):
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps([str(lead_id) for lead_id in leads[number :: len(workers)]]).encode() + b"\n")
+    spans = [json.loads(await _line(worker)) for worker in workers]
+    return len(leads) / (max(ended for _, ended in spans) - min(began for began, _ in spans))
+
+
+@asynccontextmanager
+async def _worker(dsn: str, callers: int) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.worker", dsn, str(callers)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
-    spans = [json.loads(answer) for answer, _ in answers]
-    assert sum(span["routed"] for span in spans) == len(ids)
-    return len(ids) / (max(span["ended"] for span in spans) - min(span["began"] for span in spans))
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _line(process: Process) -> bytes:
+    assert process.stdout is not None
+    return await process.stdout.readline()

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
-CONNECTIONS = 20
+CONNECTIONS = 12
 """For those that hold a connection for a whole decision; more of them only wait for the same processors."""
 TRIES = 20
 """Of a decision that a deadlock, or a cap that filled meanwhile, threw back; many callers can want one buyer's last."""

@@ -15,7 +15,8 @@ WRITE = (
     "update leads set status = 'routed', buyer_id = $2, routed_at = now()"
     " where id = $1 and status = 'validated' and buyer_id is null"
 )
-CONNECTIONS = 50
+CONNECTIONS = 20
+"""Enough to keep both processors busy; all subjects together must fit in a server with its defaults."""
 
 
 class BareTrips:

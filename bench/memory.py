@@ -1,0 +1,212 @@
+"""The parts in memory: decisions by strategy and number of candidates, growth with the tables, changes of one row."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import chain, product
+from pathlib import Path
+from statistics import median
+from time import perf_counter, perf_counter_ns
+from typing import Any
+from uuid import UUID
+
+from bench.figures import Figures
+from bench.worlds import ENROLLMENTS, FEWEST_OFFERS, BenchWorld, Form
+from pointsman.cache.indexes import Change, Indexes
+from pointsman.engine import record
+from pointsman.engine.capacity import State
+from pointsman.engine.decide import Decision, decide
+from pointsman.model import Lead, micros
+from pointsman.store import Version
+
+VERSION = Version(1, UUID(int=1))
+NOW = datetime(2026, 6, 10, 17, 0, tzinfo=UTC)
+STRATEGIES = ("priority", "rotation", "weighted")
+KEYS, FEWEST_KEYS = 1_000, 50
+"""Leads of different offers and places that cold decisions are made on, one after another."""
+DECISIONS = 4_000
+DRAWS = 40
+"""How often 5,000 leads are looked at to find those."""
+FROM_MEMORY, ONE_AREA = "loading from memory", "one area changed"
+
+_INSTANTS = (("enrolled_at", "created_at"), ("valid_from", "valid_from"), ("valid_to", "valid_to"))
+
+
+def image(row: Any) -> dict[str, Any]:
+    """The image that the triggers would write of a row of a world."""
+    columns: dict[str, Any] = row._asdict()
+    if "balance" in columns:
+        floor = columns["min_balance"]
+        columns["funded"] = floor is None or columns["balance"] >= floor
+    for column, source in _INSTANTS:
+        if source in columns:
+            columns[column] = None if columns[source] is None else micros(columns[source])
+    return columns
+
+
+def changes(world: BenchWorld) -> Iterable[Change]:
+    """Every row of the world as the cache reads it, areas last."""
+    tables: tuple[tuple[str, Iterable[Any]], ...] = (
+        ("offers", (*world.offers, world.hot_offer)),
+        ("buyers", world.buyers()),
+        ("buyer_offers", world.enrollments()),
+        ("routing_policies", world.policies),
+        ("buyer_service_areas", world.areas()),
+    )
+    return chain.from_iterable((Change(table, "", image(row)) for row in rows) for table, rows in tables)
+
+
+def load(rows: Iterable[Change]) -> Indexes:
+    """Indexes of these rows."""
+    indexes = Indexes(*VERSION)
+    for change in rows:
+        indexes.apply(change, VERSION.number)
+    return indexes
+
+
+def set_strategy(indexes: Indexes, world: BenchWorld, strategy: str) -> None:
+    """Put the world's policies under another strategy."""
+    for policy in BenchWorld(Form(world.form.buyers, world.form.seed, strategy, world.form.offers)).policies:
+        indexes.apply(Change("routing_policies", "", image(policy)), VERSION.number)
+
+
+def leads_with(indexes: Indexes, world: BenchWorld, candidates: int, count: int = KEYS) -> list[Lead]:
+    """Leads of different offers and places that so many buyers could have."""
+    found: list[Lead] = []
+    near = candidates // 16  # 128 give or take 8
+    for number in range(DRAWS):
+        streams = world.streams(f"decide/{number}", 5_000)
+        leads = (Lead(*row[:6]) for row in streams)
+        found += [lead for lead in leads if abs(len(indexes.covering(lead)) - candidates) <= near * (candidates > 16)]
+        if len(found) >= count or not found:
+            break
+    return found[:count]
+
+
+def decider(indexes: Indexes) -> Callable[[Lead], Decision]:
+    """Decides a lead, with its look-ups and the head of its record."""
+    at, state = micros(NOW), State()
+
+    def decided(lead: Lead) -> Decision:
+        decision = decide(lead, indexes, state, at)
+        record.head(decision, *VERSION)
+        return decision
+
+    return decided
+
+
+def microseconds(call: Callable[[Lead], object], leads: Sequence[Lead], times: int) -> float:
+    """The median of single calls, each lead once before it comes again."""
+    spans = []
+    clock = perf_counter_ns
+    for _ in range(max(1, times // len(leads))):
+        for lead in leads:
+            began = clock()
+            call(lead)
+            spans.append(clock() - began)
+    return median(spans) / 1_000
+
+
+def measure_decisions(figures: Figures, rounds: int, buyers: int) -> None:
+    """Decisions by strategy and number of candidates: cold, each lead another offer and place; hot, one lead again."""
+    for numbers, offers in (((1, 16), 0), ((128,), FEWEST_OFFERS)):
+        world = BenchWorld(Form(buyers, offers=offers))
+        indexes = load(changes(world))
+        samples = {number: leads_with(indexes, world, number) for number in numbers}
+        freeze()
+        for strategy, (number, leads) in product(STRATEGIES, samples.items()):
+            if len(leads) < FEWEST_KEYS:
+                continue  # a small world has no places with so many
+            set_strategy(indexes, world, strategy)
+            _note_decisions(figures, rounds, f"decision, {number} candidates", strategy, indexes, leads)
+        gc.unfreeze()
+
+
+def _note_decisions(
+    figures: Figures, rounds: int, workload: str, subject: str, indexes: Indexes, leads: Sequence[Lead]
+) -> None:
+    decided = decider(indexes)
+    for lead in leads:  # cells are built at the first look
+        decided(lead)
+    for _ in range(rounds):
+        cold, hot = (microseconds(decided, some, DECISIONS) for some in (leads, leads[:1]))
+        figures.note(workload, subject, cold=cold, hot=hot)
+
+
+def measure_growth(figures: Figures, rounds: int, sizes: Sequence[int]) -> None:
+    """Decisions with 16 candidates in tables of all sizes, and what the indexes weigh."""
+    for buyers in sizes:
+        world, name = BenchWorld(Form(buyers)), f"{buyers:,} buyers"
+        gc.collect()
+        gc.disable()
+        before, began = _resident(), perf_counter()
+        indexes = load(changes(world))
+        seconds, weight = perf_counter() - began, _resident() - before
+        gc.enable()
+        rows = len(indexes.areas) + (1 + ENROLLMENTS) * buyers
+        figures.note("size", name, seconds=seconds, bytes_a_row=weight / rows)
+        figures.note("full collection", name, as_is=_collection())
+        freeze()
+        figures.note("full collection", name, frozen=_collection())
+        leads = leads_with(indexes, world, 16)
+        for strategy in STRATEGIES:
+            set_strategy(indexes, world, strategy)
+            _note_decisions(figures, rounds, f"growth, {strategy}", name, indexes, leads)
+        gc.unfreeze()
+
+
+def measure_load(figures: Figures, rounds: int, buyers: int) -> None:
+    """Indexes of rows that are in memory already, as a driver would hand them over."""
+    rows = list(changes(BenchWorld(Form(buyers))))
+    freeze()
+    for _ in range(rounds):
+        began = perf_counter()
+        gc.disable()
+        load(rows)
+        gc.enable()
+        figures.note(FROM_MEMORY, f"{buyers:,} buyers", seconds=perf_counter() - began)
+    gc.unfreeze()
+
+
+def measure_changes(figures: Figures, rounds: int) -> None:
+    """One row taken out and put in: any area, and one under a key with 10,000 buyers."""
+    world = BenchWorld(Form(10_000))
+    indexes = load(changes(world))
+    freeze()
+    areas = [image(row) for row in world.more_areas(20_000)]
+    crowded = [area | {"market_id": areas[0]["market_id"], "value": "CROWD"} for area in areas[:10_000]]
+    for area in crowded:
+        indexes.apply(Change("buyer_service_areas", "", area), 1)
+    for _ in range(rounds):
+        for name, images in (("any key", areas[10_000:12_000]), ("a key with 10,000 buyers", crowded[:2_000])):
+            spans = [_out_and_in(indexes, area) for area in images]
+            figures.note(ONE_AREA, name, microseconds=median(spans) / 1_000)
+    gc.unfreeze()
+
+
+def _out_and_in(indexes: Indexes, area: dict[str, Any]) -> int:
+    began = perf_counter_ns()
+    indexes.apply(Change("buyer_service_areas", str(area["id"]), None), 1)
+    indexes.apply(Change("buyer_service_areas", "", area), 1)
+    return (perf_counter_ns() - began) // 2
+
+
+def freeze() -> None:
+    """Collect once and keep what is there out of the collector's way, as the service does after its load."""
+    gc.collect()
+    gc.freeze()
+
+
+def _collection() -> float:
+    """Milliseconds of a full collection."""
+    began = perf_counter()
+    gc.collect()
+    return (perf_counter() - began) * 1_000
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not say."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text("ascii").split()[1]) * 4096 if status.exists() else 0
