@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -23,37 +24,53 @@ from bench.checks import check
 from bench.figures import Figures
 from bench.loops import run
 from bench.peers import install
-from bench.workloads import FLOORS, PEERS, UNBATCHED, Stage
+from bench.workloads import FLOORS, LEVELS, PEERS, UNBATCHED, Stage
 from bench.worlds import BenchWorld, Form, prepare
 from pointsman.embedded import EmbeddedPostgres
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. `leads`: calls one after another, a round; eight times as many at once."""
+    """How much is measured. `leads`: calls one after another, a round; eight times as many at once.
+
+    `others` are worlds beside the one of `buyers`; `seconds` is the length of a measurement over HTTP.
+    """
 
     buyers: int
     others: tuple[int, ...]
+    growth: tuple[int, ...]
     rounds: int
     leads: int
-    growth: tuple[int, ...]
+    streams: int
+    levels: tuple[int, ...]
+    commits: tuple[int, ...]
     imported: int
     seconds: float
-    """Of a measurement over HTTP."""
 
 
-QUICK = Plan(10_000, (), 3, 200, (1_000, 10_000), 20_000, 0.5)
-FULL = Plan(100_000, (1_000, 10_000), 5, 500, (10_000, 100_000, 1_000_000), 1_000_000, 2.0)
+QUICK = Plan(10_000, (), (1_000, 10_000), 3, 100, 300, (50, 200), (0, 100, 300), 10_000, 0.3)
+FULL = Plan(
+    100_000, (1_000, 10_000), (10_000, 100_000, 1_000_000), 5, 400, 1_000, LEVELS, (0, 10, 100, 300), 1_000_000, 1.5
+)
 
 
 class Bench:
-    """One run: a server, a plan, and what was measured so far."""
+    """One run: a server, a plan, what was measured so far, and what is done with it after each part."""
 
-    def __init__(self, server: str, plan: Plan, console: Console) -> None:
+    def __init__(self, server: str, plan: Plan, console: Console, figures: Figures, done: Callable[[], None]) -> None:
         self.server = server
         self.plan = plan
-        self.figures = Figures()
+        self.figures = figures
         self._console = console
+        self._done = done
+        self._stack = AsyncExitStack()
+        self._opened: Stage | None = None
+
+    async def __aenter__(self) -> Bench:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
 
     async def run(self, only: set[str]) -> None:
         """Do the parts of these names, all if there are none, each in the order below."""
@@ -81,6 +98,7 @@ class Bench:
             await part()
             gc.collect()
             self._console.print(f"{name}: {perf_counter() - began:.0f} s")
+            self._done()  # what a later part breaks is not lost
 
     async def _engines(self) -> None:
         engines.measure_rule_engines(self.figures, self.plan.rounds)
@@ -99,73 +117,74 @@ class Bench:
         await configuration.measure_loading(self.figures, dsn, self.plan.rounds)
 
     async def _path(self) -> None:
-        world, dsn = await self._world(self.plan.buyers)
-        agreed = await check(dsn, world, {**PEERS, UNBATCHED: FLOORS[UNBATCHED]})
-        self._console.print(f"all peers gave the same {agreed} leads to the same buyers")
-        async with Stage(dsn, world, self.figures, self.plan.rounds, self.plan.leads) as stage:
-            await stage.open({**FLOORS, **PEERS})
-            await workloads.measure_steady(stage, workloads.LEVELS)
+        stage = await self._stage()
+        async with stage.having(PEERS):
+            await workloads.measure_steady(stage, self.plan.levels)
 
     async def _worlds(self) -> None:
         for buyers in self.plan.others:
-            async with await self._stage(buyers) as stage:
+            async with AsyncExitStack() as stack:
+                stage = await self._open(stack, buyers)
                 await workloads.measure_steady(stage, (50,), f"{buyers:,} buyers, ")
 
     async def _cold(self) -> None:
-        async with await self._stage(self.plan.buyers) as stage:
-            await workloads.measure_cold(stage)
+        await workloads.measure_cold(await self._stage())
 
     async def _hot(self) -> None:
-        async with await self._stage(self.plan.buyers) as stage:
-            await workloads.measure_hot(stage)
+        await workloads.measure_hot(await self._stage())
 
     async def _processes(self) -> None:
-        async with await self._stage(self.plan.buyers) as stage:
-            await workloads.measure_processes(stage)
+        await workloads.measure_processes(await self._stage())
 
     async def _trips(self) -> None:
-        async with await self._stage(self.plan.buyers) as stage:
-            await workloads.measure_trips(stage)
+        await workloads.measure_trips(await self._stage())
 
     async def _brief(self) -> None:
         await workloads.measure_brief(self.server, self.figures, self.plan.rounds)
 
     async def _http(self) -> None:
-        async with await self._stage(self.plan.buyers) as stage:
-            await http.measure_http(stage, self.plan.seconds)
+        await http.measure_http(await self._stage(), self.plan.seconds)
 
     async def _configuration(self) -> None:
-        async with await self._stage(self.plan.buyers) as stage:
-            await configuration.measure_commits(stage)
-            await configuration.measure_first_decision(stage)
-            await configuration.measure_import(stage, self.plan.imported)
+        stage = await self._stage()
+        await configuration.measure_commits(stage, self.plan.commits)
+        await configuration.measure_first_decision(stage, self.plan.leads)
+        await configuration.measure_import(stage, self.plan.imported)
 
-    async def _world(self, buyers: int) -> tuple[BenchWorld, str]:
-        form = Form(buyers)
-        dsn = await prepare(self.server, form)
+    async def _stage(self) -> Stage:
+        """The stage of the plan's world, opened when it is first asked for."""
+        if self._opened is None:
+            self._opened = await self._open(self._stack, self.plan.buyers)
+        return self._opened
+
+    async def _open(self, stack: AsyncExitStack, buyers: int) -> Stage:
+        """A stage with the floors and our router on a database without leads, after all peers gave the same answers."""
+        world, plan = BenchWorld(Form(buyers)), self.plan
+        dsn = await prepare(self.server, world.form)
         await install(dsn)
-        return BenchWorld(form), dsn
-
-    async def _stage(self, buyers: int) -> Stage:
-        """A stage with the floors and our router, on a database where nothing was routed yet."""
-        world, dsn = await self._world(buyers)
-        await check(dsn, world, {})
-        stage = Stage(dsn, world, self.figures, self.plan.rounds, self.plan.leads)
-        await stage.open(FLOORS)
+        agreed = await check(dsn, world, {**PEERS, UNBATCHED: FLOORS[UNBATCHED]})
+        self._console.print(f"{buyers:,} buyers: all peers gave the same {agreed} leads to the same buyers")
+        stage = Stage(dsn, world, self.figures, rounds=plan.rounds, leads=plan.leads, streams=plan.streams)
+        await stack.enter_async_context(stage)
+        await stack.enter_async_context(stage.having(FLOORS))
         return stage
 
 
 async def main(options: argparse.Namespace, server: str, console: Console) -> None:
-    bench = Bench(server, FULL if options.full else QUICK, console)
-    await bench.run(set(options.only))
     connection = await asyncpg.connect(server)
     about = report.machine((await connection.fetchval("show server_version")).split()[0])
     await connection.close()
-    report.show(bench.figures, console)
-    if options.json:
-        options.json.write_text(report.as_json(bench.figures, about), "utf-8")
-    if options.report:
-        report.write(bench.figures, about, options.report)
+    figures = Figures()
+
+    def write() -> None:
+        if options.json:
+            options.json.write_text(report.as_json(figures, about), "utf-8")
+        if options.report:
+            report.write(figures, about, options.report)
+
+    async with Bench(server, FULL if options.full else QUICK, console, figures, write) as bench:
+        await bench.run(set(options.only))
+    report.show(figures, console)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -36,7 +36,7 @@ def import_name(areas: int) -> str:
     return f"import of {areas:,} areas"
 
 
-async def measure_commits(stage: Stage, rates: tuple[int, ...] = (0, 10, 100, 300)) -> None:
+async def measure_commits(stage: Stage, rates: Sequence[int]) -> None:
     """With so many configuration commits a second, by another process."""
     route = stage.subjects[OURS].route
     for _ in range(stage.rounds):
@@ -86,7 +86,7 @@ async def _import(writer: asyncpg.Connection, rows: tuple[demo.ServiceArea, ...]
     return version
 
 
-async def measure_first_decision(stage: Stage, times: int = 200) -> None:
+async def measure_first_decision(stage: Stage, times: int) -> None:
     """From the answer to COMMIT to the answer of the first decision on it."""
     writer = await asyncpg.connect(stage.dsn)
     buyers = stage.world.buyer_ids

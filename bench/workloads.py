@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from bench.figures import Figures, percentiles
-from bench.peers import Opened, Peer, install
+from bench.peers import Opened, Peer
 from bench.peers.bare import bare_trips
 from bench.peers.by_hand import by_hand
 from bench.peers.orm import orm
@@ -42,16 +42,20 @@ BRIEF = "the brief's load, on the demo's world"
 ON_DISK = ("bytes on disk", "a decision's record, indexes included", "bytes")
 LEVELS = (10, 50, 200, 1_000)
 """How many callers there are at once."""
-STREAMS = 1_000
-"""Kinds of leads in the steady case: so many that no buyer is hot, so few that each one's counters are soon there."""
 SHARES = {SQL: 0.08, HAND: 0.08, ORM: 0.03, UNBATCHED: 0.5}
 """How many leads a slower subject is given at once, of those that the others get."""
 
 
 class Stage:
-    """A database with a world, what routes on it, and new leads for them."""
+    """A database with a world, what routes on it, and new leads for them.
 
-    def __init__(self, dsn: str, world: BenchWorld, figures: Figures, rounds: int, leads: int) -> None:
+    `leads`: how many a subject is given one after another, a round. `streams`: kinds of leads in the steady case; so
+    many that no buyer is hot, so few that each one's counters are soon there.
+    """
+
+    def __init__(
+        self, dsn: str, world: BenchWorld, figures: Figures, *, rounds: int, leads: int, streams: int = 1_000
+    ) -> None:
         self.dsn = dsn
         self.world = world
         self.figures = figures
@@ -59,25 +63,27 @@ class Stage:
         self.count = leads
         self.subjects: dict[str, Peer] = {}
         self._dice = Random(f"leads/{datetime.now(UTC)}")
-        self._steady = world.streams("steady", STREAMS)
+        self._steady = world.streams("steady", streams)
         self._fresh = 0
         self._warmed_in: datetime | None = None
-        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Stage:
         self.connection = await asyncpg.connect(self.dsn)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
         await self.connection.close()
 
-    async def open(self, subjects: Mapping[str, Opened]) -> None:
-        """Open what is to be measured."""
-        if subjects.keys() & PEERS.keys():
-            await install(self.dsn)
-        for name, opened in subjects.items():
-            self.subjects[name] = await self._stack.enter_async_context(opened(self.dsn))
+    @asynccontextmanager
+    async def having(self, subjects: Mapping[str, Opened]) -> AsyncIterator[None]:
+        """Open what is to be measured, and close it again."""
+        async with AsyncExitStack() as stack:
+            for name, opened in subjects.items():
+                self.subjects[name] = await stack.enter_async_context(opened(self.dsn))
+            self._warmed_in = None
+            yield
+            for name in subjects:
+                del self.subjects[name]
 
     async def leads(self, rows: Sequence[NewLead]) -> list[UUID]:
         """Put new leads into the host's table."""
@@ -104,13 +110,13 @@ class Stage:
 
     async def _warm(self) -> None:
         """Route some of each kind, so that counters are there and the small caps are full."""
-        for name, times in ((OURS, 4), (SQL, 2)):
+        for name, times in ((OURS, 4), (SQL, 1)):
             if name in self.subjects:
                 for _ in range(times):
                     ids = await self.leads([stream._replace(id=lead_id) for stream, lead_id in self._with_new_ids()])
                     await at_once(self.subjects[name].route, ids, 50)
         for subject in self.subjects.values():
-            await one_after_another(subject.route, await self.leads(fresh(self._steady, 30, self._dice)))
+            await one_after_another(subject.route, await self.leads(fresh(self._steady, 20, self._dice)))
 
     def _with_new_ids(self) -> Iterator[tuple[NewLead, UUID]]:
         for stream in self._steady:
