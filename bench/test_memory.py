@@ -85,7 +85,7 @@ def test_batches_of_50_of_1_000_leads_up_to_the_claim(benchmark: Any, indexes: I
         known = Beliefs()
         sent = 0
         for start in range(0, len(leads), 50):
-            batch = Batch(VERSION, NOW, known, known)
+            batch = Batch(VERSION, NOW, 0, known, known)
             for lead in leads[start : start + 50]:
                 batch.add(decide(lead, indexes, batch, at))
             sent += len(batch.arguments()[6])

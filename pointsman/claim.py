@@ -10,7 +10,7 @@ from typing import Any
 from pointsman import engine
 from pointsman.engine import geo, record, zones
 from pointsman.engine.capacity import Cap, Counter, State, caps
-from pointsman.engine.configuration import NOBODY, Enrollment, Slot
+from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision
 from pointsman.store import Claimed, Version
 
@@ -20,14 +20,6 @@ VERSIONS = (engine.__version__, zones.TZDATA_VERSION, geo.UNICODE_VERSION)
 _SERVED_IN_BATCH = 1 << 62
 """Positions that this batch gives out stand behind every position that is written already."""
 _REMEMBERED_COUNTERS = 1_000_000
-
-_SLOTS = (
-    Slot.DAILY_OF_BUYER,
-    Slot.HOURLY_OF_BUYER,
-    Slot.DAILY_OF_ENROLLMENT,
-    Slot.HOURLY_OF_ENROLLMENT,
-)
-"""The caps of a winner in the order in which `claim_one_1` locks their counters."""
 
 
 class Beliefs(State):
@@ -71,17 +63,21 @@ class Beliefs(State):
 class Batch(State):
     """Decisions in queue order, and the state that the next one is made on: each counts what those before it take.
 
-    `seen` is what is believed of usage and positions; `known` holds the rows that surely exist.
+    `seen` is what is believed of usage and positions; `known` holds the rows that surely exist. `fence`: a transaction
+    id such that whatever claimed on an older config version than `version` has a smaller one.
     """
 
     __slots__ = (
         "_ahead",
         "_compares",
         "_counters",
+        "_fence",
+        "_heads",
         "_known",
         "_last_win",
         "_now",
         "_seen",
+        "_states",
         "_turns",
         "_uses",
         "decisions",
@@ -90,13 +86,14 @@ class Batch(State):
         "won",
     )
 
-    def __init__(self, version: Version, now: datetime, seen: State, known: Beliefs) -> None:
+    def __init__(self, version: Version, now: datetime, fence: int, seen: State, known: Beliefs) -> None:
         super().__init__()
         self.decisions: list[Decision] = []
         self.taken = 0
         self.won = 0
         self.version = version
         self._now = now
+        self._fence = fence
         self._seen = seen
         self._known = known
         self._ahead: dict[tuple[bytes, int], int] = {}
@@ -105,6 +102,8 @@ class Batch(State):
         self._turns: dict[bytes, Enrollment] = {}
         self._uses: list[tuple[int, Counter, bool, int, int]] = []
         self._compares: list[tuple[int, bytes, int]] = []
+        self._heads: list[bytes] = []
+        self._states: list[bytes | None] = []
 
     def usage(self, counter: tuple[bytes, int]) -> int:
         return self._seen.used.get(counter, 0) + self._ahead.get(counter, 0)
@@ -130,16 +129,22 @@ class Batch(State):
         self.decisions.append(decision)
         lead = len(self.decisions)
         taken = len(decision.takes)
+        used = []
         for index, (cap, name) in enumerate(record.named(decision)):
             counter, takes = cap.counter, index < taken
             ahead = self._ahead.get(counter, 0)
             self._counters.setdefault(counter, cap)
             self._uses.append((lead, counter, takes, ahead, name))
+            used.append((name, self._seen.used.get(counter, 0) + ahead))
             if takes:
                 self._ahead[counter] = ahead + 1
+        positions = [self.position(enrollment) for enrollment in decision.compared]
         for enrollment in decision.compared:
             self._turns.setdefault(enrollment.turn, enrollment)
             self._compares.append((lead, enrollment.turn, self._last_win.get(enrollment.turn, 0)))
+        self._heads.append(record.head(decision, *self.version))
+        names_this_batch = any(position >= _SERVED_IN_BATCH for position in positions)
+        self._states.append(None if names_this_batch else record.packed_state(used, positions))
         if decision.winner is not None:
             self._turns.setdefault(decision.winner.turn, decision.winner)
             self._last_win[decision.winner.turn] = lead
@@ -151,14 +156,12 @@ class Batch(State):
         turn_index = {turn: index for index, turn in enumerate(self._turns, start=1)}
         known_turns = self._known.positions
         return [
-            self.version.number,
-            self.version.token,
-            self._now,
-            *VERSIONS,
+            *self._basis(),
             *self._lead_arrays(turn_index),
             self.taken,
             *counter_arrays(self._counters.values()),
             [counter not in self._known.used for counter in self._counters],
+            [self._seen.used.get(counter, 0) for counter in self._counters],
             [self._ahead.get(counter, 0) for counter in self._counters],
             [use[0] for use in self._uses],
             [counter_index[use[1]] for use in self._uses],
@@ -175,62 +178,87 @@ class Batch(State):
             [compared[2] for compared in self._compares],
         ]
 
-    def alone(self) -> list[Any] | None:
-        """The arguments of `claim_one_1`; None where the batch is not one routed lead with rows that are all known."""
+    def alone(self, *, is_first: bool) -> list[Any] | None:
+        """The arguments of `claim_one_1`; None where the batch is not one lead that this can claim.
+
+        Its winner was served before, or it has none and this is the lead's first decision, so that it repeats nothing.
+        """
         if len(self.decisions) != 1:
             return None
         (decision,) = self.decisions
-        winner, policy, known = decision.winner, decision.policy, self._known
-        if winner is None or policy is None or winner.turn not in known.positions:
+        winner, policy, lead = decision.winner, decision.policy, decision.lead
+        if not is_first if winner is None else winner.turn not in self._known.positions:
             return None
-        if any(known.since.get(cap.counter, -1) < cap.changed for cap in decision.takes):
-            return None
-        self._put_taken_first()
-        lead = decision.lead
+        since = self._known.since
         names = [use[4] for use in self._uses]
-        own: dict[int, tuple[datetime | None, int | None, int]] = dict.fromkeys(_SLOTS, (None, None, 0))
-        changed = dict.fromkeys((True, False), 0)
-        for cap, name in zip(decision.takes, names, strict=False):
-            own[cap.slot] = (cap.window.opens, cap.limit, name)
-            changed[cap.offer_id == NOBODY] = cap.changed
-        buyers, offers, kinds, starts, _, limits, _ = counter_arrays(decision.full)
+        taken = sorted(zip(decision.takes, names, strict=False), key=_order_of_locks)
+        takes = [cap for cap, _ in taken]
+        _, offers, kinds, starts, ends, limits, changed = counter_arrays(takes)
+        full_buyers, full_offers, full_kinds, full_starts, _, full_limits, _ = counter_arrays(decision.full)
         return [
-            self.version.number,
-            self.version.token,
-            self._now,
-            *VERSIONS,
+            *self._basis(),
             lead.id,
             lead.offer_id,
             lead.vertical_id,
             lead.market_id,
             lead.postal_code,
             lead.city,
+            decision.outcome,
+            decision.cause,
             ",".join(decision.flags),
-            winner.buyer_id,
-            policy.id,
-            policy.version,
-            record.head(decision, *self.version),
-            changed[False],
-            changed[True],
-            *(part for slot in _SLOTS for part in own[slot]),
-            self._seen.position(winner) if decision.compared else None,
-            buyers,
+            None if winner is None else winner.buyer_id,
+            None if policy is None else policy.id,
+            None if policy is None else policy.version,
+            self._heads[0],
+            self._states[0],
+            _digest(self._heads[0], self._states[0]),
             offers,
             kinds,
             starts,
+            ends,
             limits,
-            names[len(decision.takes) :],
+            changed,
+            [name for _, name in taken],
+            [self._seen.used.get(cap.counter, 0) for cap in takes],
+            any(since.get(cap.counter, -1) < cap.changed for cap in takes),
+            full_buyers,
+            full_offers,
+            full_kinds,
+            full_starts,
+            full_limits,
+            names[len(takes) :],
+            [self._seen.used.get(cap.counter, 0) for cap in decision.full],
+            self._seen.position(winner) if winner is not None and decision.compared else None,
             [enrollment.buyer_id for enrollment in decision.compared],
             [self._seen.position(enrollment) for enrollment in decision.compared],
         ]
 
-    def answered_alone(self, done: int | None, used: list[int] | None, positions: list[int] | None) -> Claimed:
+    def answered_alone(self, answer: list[int] | None) -> Claimed:
         """What `claim_one_1` answered, in the form of the batch's answer."""
-        if done is None:
+        if answer is None:
             return Claimed([0], [None], [], [], {"alone": True})
         (decision,) = self.decisions
-        stands = dict(zip((enrollment.turn for enrollment in decision.compared), positions or (), strict=True))
-        return Claimed([done], [None], used or [], [stands.get(turn, 0) for turn in self._turns], None)
+        counters = [cap.counter for cap in sorted(decision.takes, key=_slot, reverse=True)]
+        counters += [cap.counter for cap in decision.full]
+        turns = [enrollment.turn for enrollment in decision.compared]
+        done, *true = answer
+        used = {counter: self._seen.used.get(counter, 0) for counter in counters}
+        positions = {turn: self._seen.positions.get(turn, 0) for turn in self._turns}
+        if true:
+            used |= zip(counters, true, strict=False)
+            positions |= zip(turns, true[len(counters) :], strict=True)
+        self._put_taken_first()
+        return Claimed(
+            [done],
+            [None],
+            [used[counter] for counter in self._counters],
+            [positions[turn] for turn in self._turns],
+            None,
+        )
+
+    def _basis(self) -> list[Any]:
+        """What both claims are told first: config version, instant, and by what the decisions were made."""
+        return [self.version.number, self.version.token, self._fence, self._now, *VERSIONS]
 
     def _put_taken_first(self) -> None:
         """Counters that leads count under, and enrollments that win, come before those that are only looked at."""
@@ -258,10 +286,25 @@ class Batch(State):
             [None if policy is None else policy.id for policy in policies],
             [None if policy is None else policy.version for policy in policies],
             [0 if winner is None else turn_index[winner.turn] for winner in winners],
-            [record.head(decision, *self.version) for decision in self.decisions],
+            self._heads,
+            self._states,
+            list(map(_digest, self._heads, self._states)),
             list(accumulate(len(decision.takes) + len(decision.full) for decision in self.decisions)),
             list(accumulate(len(decision.compared) for decision in self.decisions)),
         ]
+
+
+def _digest(head: bytes, state: bytes | None) -> bytes | None:
+    return None if state is None else record.digest(head, state)
+
+
+def _slot(cap: Cap) -> int:
+    return cap.slot
+
+
+def _order_of_locks(named: tuple[Cap, int]) -> int:
+    """By the keys of `cap_usage`: the buyer's own before its enrollment's, days before hours."""
+    return -named[0].slot
 
 
 def counter_arrays(asked: Iterable[Cap]) -> list[list[Any]]:

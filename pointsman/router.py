@@ -71,6 +71,8 @@ HELD_SECONDS = 0.15
 PATIENCE_SECONDS = 2.0
 """How long a batch that somebody's locks keep from being claimed is told apart, while others queue behind it."""
 EXPLAIN_TRIES = 20
+NO_FENCE = 2**63 - 1
+"""The fence where none is known: nothing is past it."""
 
 Answer = Outcome | PointsmanError
 log = structlog.get_logger()
@@ -114,6 +116,7 @@ class Router:
         self._flusher: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[NoReturn] | None = None
         self._is_closed = False
+        self._fence: tuple[Version | None, int] = (None, 0)
 
     @classmethod
     def open(
@@ -323,7 +326,7 @@ class Router:
             seen = await self._true_state(connection, leads, reading, version)
         indexes = await self.cache.at_least(version, connection)
         batch = self._decide(leads, indexes, reading, seen)
-        claimed = await self._claim(connection, batch, reread=reread)
+        claimed = await self._claim(connection, batch, None if reread else reading)
         self._learn(batch, claimed)
         return _taken_up(batch, claimed, answers)
 
@@ -349,7 +352,7 @@ class Router:
             )
             state = question.answered(*held)
             batch = self._decide(leads, indexes, reading, state)
-            claimed = await self._claim(connection, batch, reread=True)
+            claimed = await self._claim(connection, batch, None)
             waiting = _taken_up(batch, claimed, settled)
         self._learn(batch, claimed)
         answers.update(settled)
@@ -404,7 +407,7 @@ class Router:
             seen = await self._true_state(connection, leads, reading, version)
         indexes = await self.cache.at_least(version, connection)
         batch = self._decide(leads, indexes, reading, seen)
-        claimed = await self._claim(connection, batch, reread=reread)
+        claimed = await self._claim(connection, batch, None if reread else reading)
         if claimed.failed is not None and "missing" in claimed.failed:
             self._beliefs.forget(batch)
         return bool(_taken_up(batch, claimed, answers))
@@ -427,19 +430,36 @@ class Router:
     def _decide(self, leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State) -> Batch:
         since = perf_counter()
         with self._span("pointsman.decide"):
-            batch = _decided(leads, indexes, reading, seen, self._beliefs)
+            batch = Batch(
+                Version(indexes.version, indexes.token),
+                reading.now,
+                self._fenced(indexes, reading),
+                seen,
+                self._beliefs,
+            )
+            _decide_in_order(leads, indexes, batch, micros(reading.now))
         self.metrics.took(self.metrics.decide, since)
         return batch
 
-    async def _claim(self, connection: Connection, batch: Batch, *, reread: bool) -> Claimed:
-        """Claim a batch, in the short form for a lone lead at its first try; what that refuses the next try settles."""
+    def _fenced(self, indexes: Indexes, reading: Reading) -> int:
+        """A transaction id such that whatever claimed on a configuration before that of `indexes` has a smaller one.
+
+        Who claimed on it locked rows, and so had its id, before the next version could be seen.
+        """
+        version, fence = self._fence
+        if reading.version != version:
+            version, fence = self._fence = reading.version, reading.fence
+        return fence if version == (indexes.version, indexes.token) else NO_FENCE
+
+    async def _claim(self, connection: Connection, batch: Batch, first: Reading | None) -> Claimed:
+        """Claim a batch: a lone lead, as `first` read, in the short form; what that refuses the next try settles."""
         since = perf_counter()
         with self._span("pointsman.claim"):
-            alone = None if reread else batch.alone()
+            alone = None if first is None else batch.alone(is_first=first.is_first)
             if alone is None:
                 claimed = await self._store.claim(connection, batch.arguments())
             else:
-                claimed = batch.answered_alone(*await self._store.claim_one(connection, alone))
+                claimed = batch.answered_alone(await self._store.claim_one(connection, alone))
         self.metrics.took(self.metrics.claim, since)
         if claimed.failed is not None:
             self.metrics.conflicted(claimed.failed)
@@ -633,13 +653,10 @@ def _candidates(indexes: Indexes, leads: Iterable[Lead]) -> Iterable[Enrollment]
         yield from indexes.covering(lead)
 
 
-def _decided(leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State, known: Beliefs) -> Batch:
+def _decide_in_order(leads: Iterable[Lead], indexes: Indexes, batch: Batch, at: int) -> None:
     """Decide leads in queue order, each on what those before it leave."""
-    batch = Batch(Version(indexes.version, indexes.token), reading.now, seen, known)
-    at = micros(reading.now)
     for lead in leads:
         batch.add(decide(lead, indexes, batch, at))
-    return batch
 
 
 def _taken_up(batch: Batch, claimed: Claimed, answers: dict[UUID, Answer]) -> list[UUID]:

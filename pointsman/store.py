@@ -58,19 +58,20 @@ _HOSTS_RULES = ("exec_stmt_raise", "ExecWithCheckOptions")
 _IDS = frozenset({"id", "offer_id", "vertical_id", "market_id", "buyer_id"})
 
 _CLAIM_OF_NOTHING: tuple[Any, ...] = (
-    *(0, UUID(int=0), datetime.min.replace(tzinfo=UTC), "", "", ""),
-    *([[]] * 16),
-    *(0, *([[]] * 9)),
+    *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
+    *([[]] * 18),
+    *(0, *([[]] * 10)),
     *([[]] * 5),
     *(0, *([[]] * 4)),
     *([[]] * 3),
 )
 """A claim without leads, which changes nothing."""
 _CLAIM_OF_NOBODY: tuple[Any, ...] = (
-    *(0, UUID(int=0), datetime.min.replace(tzinfo=UTC), "", "", ""),
-    *([None] * 11),
-    *(0, 0, *([None] * 12)),
-    *(None, *([[]] * 8)),
+    *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
+    *([None] * 15),
+    *([[]] * 8),
+    *(False, *([[]] * 7)),
+    *(None, [], []),
 )
 """A claim of no lead, which changes nothing."""
 
@@ -112,11 +113,16 @@ class LeadRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A batch of leads with the config version (None before the baseline) and the instant of that moment."""
+    """A batch of leads with the config version (None before the baseline) and the instant of that moment.
+
+    `fence`: the next transaction id of that moment. `is_first`: it is one lead, and no decision of it is recorded.
+    """
 
     rows: list[LeadRow]
     version: Version | None
     now: datetime
+    fence: int
+    is_first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,13 +311,15 @@ class Store:
         try:
             if len(lead_ids) == 1:
                 rows = await connection.fetch(self._sql["read_lead"], lead_ids[0])
+                is_first = not rows[0]["decided_before"]
             else:
                 rows = await connection.fetch(self._sql["read_leads"], lead_ids)
+                is_first = False
         except _LOST as error:
             raise LostWhileReading(f"the database cannot be reached: {_message(error)}") from error
         first = rows[0]
         version = None if first["version"] is None else Version(first["version"], first["token"])
-        return Reading([_lead_row(row) for row in rows], version, first["now"])
+        return Reading([_lead_row(row) for row in rows], version, first["now"], first["fence"], is_first)
 
     async def transaction_faults(self, connection: Connection) -> str | None:
         """Why a caller's open transaction cannot carry a decision, None if it can."""
@@ -344,12 +352,10 @@ class Store:
         failed = None if row["failed"] is None else json.loads(row["failed"])
         return Claimed(row["done"], _repeated(row), row["used"] or [], row["positions"] or [], failed)
 
-    async def claim_one(
-        self, connection: Connection, arguments: Sequence[Any]
-    ) -> tuple[int | None, list[int] | None, list[int] | None]:
-        """Prove and write one routed lead; its decision (None if anything did not hold), true usage and positions."""
-        row = await self._row(connection, "claim_one", *arguments)
-        return row["done"], row["used"], row["positions"]
+    async def claim_one(self, connection: Connection, arguments: Sequence[Any]) -> list[int] | None:
+        """Prove and write the decision of one lead; None if anything did not hold. Both are those of `claim_one_1`."""
+        answer: list[int] | None = (await self._row(connection, "claim_one", *arguments))[0]
+        return answer
 
     async def share_seal(self, connection: Connection) -> None:
         """Keep configuration from committing until the open transaction ends."""

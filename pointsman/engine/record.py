@@ -78,12 +78,18 @@ def digest(head_bytes: bytes, state: bytes) -> bytes:
 def written_state(decision: Decision, state: State) -> bytes:
     """The state of a decision that was made on `state`, as the claim writes it in SQL; here for vectors and tests."""
     used = [(number, state.usage(cap.counter)) for cap, number in named(decision)]
-    numbers = [len(used), *(number for pair in used for number in pair)]
-    if decision.compared:
-        positions = [state.position(enrollment) for enrollment in decision.compared]
+    return packed_state(used, [state.position(enrollment) for enrollment in decision.compared])
+
+
+def packed_state(used: Sequence[tuple[int, int]], positions: Sequence[int]) -> bytes:
+    """The state that names these counters with what they had counted, and these positions."""
+    numbers = [len(used)]
+    for pair in used:
+        numbers += pair
+    if positions:
         last = max(positions)
         numbers += last, *(last - position + 1 if position else 0 for position in positions)
-    return b"".join(map(_packed, numbers))
+    return bytes(numbers) if max(numbers) < 0x80 else b"".join(map(_packed, numbers))
 
 
 def named(decision: Decision) -> Iterator[tuple[Cap, int]]:

@@ -11,10 +11,10 @@ from pointsman.settings s
 select version, token from pointsman.config_commit where version is not null order by version desc limit 1
 
 -- name: read_leads
--- A batch of leads in order, the config version and the instant, all of one moment; and of a lead that has a buyer, the
--- decision that assigned it.
+-- A batch of leads in order, the config version, the instant and the next transaction id, all of one moment; and of a lead
+-- that has a buyer, the decision that assigned it.
 select l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
-       v.version, v.token, (select pointsman.clock()) as now,
+       v.version, v.token, (select pointsman.clock()) as now, (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint) as fence,
        d.id as decision_id, d.policy_id, d.policy_version, d.config_version, d.decided_at, d.flags
 from unnest($1::uuid[]) with ordinality q(id, place)
 left join @host@.leads l on l.id = q.id
@@ -27,9 +27,10 @@ left join lateral (
 order by q.place
 
 -- name: read_lead
--- The same for a lone lead: a plan that does not depend on how many there are is made once, instead of at every call.
-select l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
-       v.version, v.token, (select pointsman.clock()) as now,
+-- The same for a lone lead, and whether it was decided before: a plan that does not depend on how many there are is made
+-- once, instead of at every call.
+select exists (select from pointsman.decisions e where e.lead_id = $1::uuid) as decided_before, l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
+       v.version, v.token, (select pointsman.clock()) as now, (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint) as fence,
        d.id as decision_id, d.policy_id, d.policy_version, d.config_version, d.decided_at, d.flags
 from (select $1::uuid as id) q
 left join @host@.leads l on l.id = q.id
@@ -48,12 +49,12 @@ select current_setting('transaction_isolation') as isolation, current_setting('t
 -- name: claim
 select done, repeated, repeated_flags, used, positions, failed from pointsman.claim_1(
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
-  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45)
+  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46, $47, $48, $49)
 
 -- name: claim_one
-select done, used, positions from pointsman.claim_one_1(
+select pointsman.claim_one_1(
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
-  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40)
+  $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41)
 
 -- name: share_seal
 -- The last resort: from here to the end of the transaction no configuration can commit, and the server ends a transaction

@@ -111,6 +111,9 @@ async def everything(dsn: str, connection: asyncpg.Connection, offers: list[UUID
         await router.explain_decision(assigned.decision_id)
         await router.decisions(first)
         await router.decision(assigned.decision_id)
+        async with Router.open(dsn) as rival:
+            await rival.route(await make_lead(connection, offers[0]))
+        await router.route(await make_lead(connection, offers[0]))  # on usage that is not what it is believed to be
         await router.route(await make_lead(connection, None))
         await router.cache.verify()
         router_module.PLAIN_TRIES, before = 0, router_module.PLAIN_TRIES

@@ -99,7 +99,7 @@ def routed_in(strategy: str, edges: range | list[int]) -> list[tuple[UUID | None
     )
     known, claimed = Beliefs(), list[tuple[UUID | None, bytes, bytes]]()
     for start, end in pairwise(edges):
-        batch = Batch(Version(world.version, world.token), NOW, known, known)
+        batch = Batch(Version(world.version, world.token), NOW, 0, known, known)
         decisions = []
         for lead in LEADS[start:end]:
             decision = decide(lead, world, batch, micros(NOW))

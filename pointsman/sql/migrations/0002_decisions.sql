@@ -68,6 +68,21 @@ create function pointsman.packed(n bigint) returns bytea language sql immutable 
   end
 $$;
 
+-- The state of a record (engine/record.py): counters by name with what they had counted, then positions.
+create function pointsman.state(names int[], used int[], positions bigint[]) returns bytea
+language plpgsql immutable as $$
+begin
+  return pointsman.packed(coalesce(cardinality(names), 0))
+    || coalesce((
+      select string_agg(pointsman.packed(u.name) || pointsman.packed(u.used), '' order by u.i)
+      from unnest(names, used) with ordinality u(name, used, i)), '')
+    || coalesce((
+      select pointsman.packed(max(t.last))
+        || string_agg(pointsman.packed(case t.position when 0 then 0 else t.last - t.position + 1 end), '' order by t.i)
+      from (
+        select p.i, p.position, max(p.position) over () as last from unnest(positions) with ordinality p(position, i)) t), '');
+end $$;
+
 -- How many leads a holder got in [p_from, p_to), counted from the decisions.
 create function pointsman.counted(p_buyer uuid, p_offer uuid, p_from timestamptz, p_to timestamptz) returns int
 language sql stable as $$
@@ -88,10 +103,11 @@ $$;
 --
 -- Arrays by what they describe, indexes from 1:
 -- l_ leads in queue order. l_buyer null: nobody. l_winner: the winner's place in r_, 0 for nobody. l_head: engine/record.py.
+--    l_state, l_digest: the record's, if all is as believed; null where it names a decision of this batch.
 --    l_uses, l_compares: where what the lead says ends in u_ and c_, which are in the order of leads.
 -- k_ distinct counters: first the k_taken that leads count under, then those only believed full. k_new: this router has
---    never seen the row. k_changed: the config version at which the holder's caps or zone last changed. k_need: how many
---    leads of the batch count under it.
+--    never seen the row. k_changed: the config version at which the holder's caps or zone last changed. k_used: how many
+--    leads it is believed to have counted. k_need: how many leads of the batch count under it.
 -- u_ what a lead says of a counter: u_takes: counts under it; else it is believed full. u_ahead: how many earlier leads of
 --    the batch count under it. u_name: how the record names it.
 -- r_ distinct enrollments whose turn matters: first the r_taken that win, then those only compared with. r_position: where
@@ -103,15 +119,16 @@ $$;
 -- with which flags.
 -- used, positions: what was true before the batch, for k_ and r_. failed: null, or why: {"version": ...} and so on for the
 -- whole batch, {"leads": {"1": "caps"}} lead by lead.
+-- p_fence: a transaction id such that whatever claimed on an older configuration has a smaller one.
 -- Every look-up here is by key. Plans are made once (planning took longer than running), and never scan a table: one made
 -- while it was small would still be in use when it has grown.
 create function pointsman.claim_1(
-  p_version bigint, p_token uuid, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
+  p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
   l_id uuid[], l_offer uuid[], l_vertical uuid[], l_market uuid[], l_postal_code text[], l_city text[], l_outcome text[],
   l_cause text[], l_flags text[], l_buyer uuid[], l_policy uuid[], l_policy_version bigint[], l_winner int[], l_head bytea[],
-  l_uses int[], l_compares int[],
+  l_state bytea[], l_digest bytea[], l_uses int[], l_compares int[],
   k_taken int, k_buyer uuid[], k_offer uuid[], k_kind text[], k_from timestamptz[], k_to timestamptz[], k_cap bigint[],
-  k_changed bigint[], k_new bool[], k_need int[],
+  k_changed bigint[], k_new bool[], k_used int[], k_need int[],
   u_lead int[], u_counter int[], u_takes bool[], u_ahead int[], u_name int[],
   r_taken int, r_buyer uuid[], r_offer uuid[], r_position bigint[], r_new bool[],
   c_lead int[], c_entry int[], c_after int[],
@@ -133,6 +150,7 @@ declare
   running int[];
   j int;
   seen int[];
+  as_believed bool := false;
 begin
   -- each statement must see what was committed before it, whatever the role's or the database's default is
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -171,8 +189,12 @@ begin
   end if;
 
   -- 3. turns. A claim on an older config version may still be on its way to commit without having touched a counter that
-  --    is about to be counted anew; it holds its rotation row, so hold all rows of the buyers that are counted anew
-  if stale or true = any(r_new[:r_taken]) then
+  --    is about to be counted anew, unless all of them have ended; it holds its rotation row, so hold all rows of the buyers
+  --    that are counted anew
+  if stale and pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= p_fence then
+    stale_buyers := '{}';
+  end if;
+  if cardinality(stale_buyers) > 0 or true = any(r_new[:r_taken]) then
     gates := array(
       select distinct g.b from (
         select unnest(stale_buyers)
@@ -264,7 +286,10 @@ begin
   then
     done := array(
       select coalesce(d.id, nextval('pointsman.decisions_id_seq')) from unnest(done) with ordinality d(id, i) order by d.i);
-    seen := array(select used[u.k] + u.ahead from unnest(u_counter, u_ahead) with ordinality u(k, ahead, i) order by u.i);
+    as_believed := used is not distinct from nullif(k_used, '{}') and positions is not distinct from nullif(r_position, '{}');
+    if not as_believed or array_position(l_state, null) > 0 then
+      seen := array(select used[u.k] + u.ahead from unnest(u_counter, u_ahead) with ordinality u(k, ahead, i) order by u.i);
+    end if;
   else
   -- 6. or lead by lead in queue order, on what the leads before it really took
     running := used;
@@ -322,21 +347,18 @@ begin
     select y.d, p_at, p_version, y.id, y.o, y.v, y.m, y.b, y.policy, y.policy_version,
       1 + (select count(*) from pointsman.decisions e where e.lead_id = y.id and e.outcome = 'routed'),
       y.outcome, y.cause, string_to_array(nullif(y.flags, ''), ','), y.p, y.c, p_engine, p_tzdata, p_unicode,
-      y.state, substring(sha256(y.head || y.state) for 16)
+      y.true_state, case when y.true_state = y.state then y.digest else substring(sha256(y.head || y.true_state) for 16) end
     from (
-      select x.*, pointsman.packed(x.u_end - x.u_start) || coalesce((
-          select string_agg(pointsman.packed(u.name) || pointsman.packed(u.seen), '' order by u.j)
-          from unnest(u_name[x.u_start+1:x.u_end], seen[x.u_start+1:x.u_end]) with ordinality u(name, seen, j)), '')
-        || coalesce((
-          select pointsman.packed(max(t.last))
-            || string_agg(pointsman.packed(case t.position when 0 then 0 else t.last - t.position + 1 end), '' order by t.j)
-          from (
-            select c.j, p.position, max(p.position) over () as last
-            from unnest(c_entry[x.c_start+1:x.c_end], c_after[x.c_start+1:x.c_end]) with ordinality c(r, after, j),
-              lateral (select case when c.after > 0 then done[c.after] else positions[c.r] end) p(position)) t), '') as state
+      select x.*, case when as_believed and x.state is not null then x.state else pointsman.state(
+          u_name[x.u_start+1:x.u_end], seen[x.u_start+1:x.u_end],
+          array(
+            select case when c.after > 0 then done[c.after] else positions[c.r] end
+            from unnest(c_entry[x.c_start+1:x.c_end], c_after[x.c_start+1:x.c_end]) with ordinality c(r, after, j)
+            order by c.j)) end as true_state
       from unnest(done, repeated, l_id, l_offer, l_vertical, l_market, l_buyer, l_policy, l_policy_version, l_outcome, l_cause,
-                  l_flags, l_postal_code, l_city, l_head, 0 || l_uses, l_uses, 0 || l_compares, l_compares)
-        x(d, repeated, id, o, v, m, b, policy, policy_version, outcome, cause, flags, p, c, head, u_start, u_end, c_start, c_end)
+                  l_flags, l_postal_code, l_city, l_head, l_state, l_digest, 0 || l_uses, l_uses, 0 || l_compares, l_compares)
+        x(d, repeated, id, o, v, m, b, policy, policy_version, outcome, cause, flags, p, c, head, state, digest,
+          u_start, u_end, c_start, c_end)
       where x.d > 0 and x.repeated is null) y
     order by y.d;
 end $$;

@@ -1,33 +1,33 @@
--- The claim of a single routed lead, whose rows this router has all seen before: the premises, locks and writes of claim_1 in
--- their order, one statement a row instead of arrays, which cost a lone lead as much again as its disk write.
+-- The claim of a lead that comes alone: the premises, locks and writes of claim_1 in their order, one statement a row instead
+-- of arrays of everything, which cost a lone lead as much again as its disk write.
 --
--- The four counters of the winner come as start, limit and name each; a limit that is null has no counter. f_ counters that
--- are believed full, v_ enrollments in the offer whose positions were compared, the winner included; p_position is null
--- where they were not. done is null where anything does not hold, and nothing is written then: the batch's claim, which
--- counts anew, makes what is missing and says what is wrong, comes next.
+-- p_buyer null: nobody. k_ the winner's counters in key order, all of p_buyer; k_used: how many leads they are believed to
+-- have counted; k_new: one of them may be missing, or has to be counted anew; p_fence: as there. f_ counters that are believed full. v_
+-- enrollments in the offer whose positions were compared, the winner included; p_position: where the winner is believed to
+-- stand, null where positions were not compared. p_state, p_digest: the record's, if all is as believed (engine/record.py).
+--
+-- The answer starts with the decision; where anything was not as believed, the true usage of k_ and f_ and the true
+-- positions follow. It is null where a premise does not hold, and nothing is written then: the batch's claim, which makes
+-- whatever is missing and says what is wrong, comes next.
 create function pointsman.claim_one_1(
-  p_version bigint, p_token uuid, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
-  p_lead uuid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text, p_flags text,
-  p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_changed bigint, b_changed bigint,
-  bd_start timestamptz, bd_limit bigint, bd_name int, bh_start timestamptz, bh_limit bigint, bh_name int,
-  ed_start timestamptz, ed_limit bigint, ed_name int, eh_start timestamptz, eh_limit bigint, eh_name int,
-  p_position bigint, f_buyer uuid[], f_offer uuid[], f_kind text[], f_start timestamptz[], f_limit bigint[], f_name int[],
-  v_buyer uuid[], v_position bigint[],
-  out done bigint, out used int[], out positions bigint[])
+  p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
+  p_lead uuid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text, p_outcome text, p_cause text,
+  p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_state bytea, p_digest bytea,
+  k_offer uuid[], k_kind text[], k_from timestamptz[], k_to timestamptz[], k_cap bigint[], k_changed bigint[], k_name int[],
+  k_used int[], k_new bool,
+  f_buyer uuid[], f_offer uuid[], f_kind text[], f_from timestamptz[], f_cap bigint[], f_name int[], f_used int[],
+  p_position bigint, v_buyer uuid[], v_position bigint[])
+returns bigint[]
 language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';
-  bd int;
-  bh int;
-  ed int;
-  eh int;
+  done bigint;
+  had int[] := '{}';
   full_used int[] := '{}';
-  turn bigint;
-  last bigint;
-  v record;
-  state bytea;
-  phantom bool;
+  positions bigint[] := '{}';
+  seen int;
+  is_ahead bool;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'a claim needs a READ COMMITTED transaction';
@@ -38,103 +38,94 @@ begin
       and l.market_id is not distinct from p_market
       and l.postal_code::text is not distinct from p_postal_code and l.city::text is not distinct from p_city
     for no key update;
-  if not found then return; end if;
-  if bd_limit is not null then
-    select c.used into bd from pointsman.cap_usage c
-      where c.buyer_id = p_buyer and c.offer_id = zero and c.kind = 'day' and c.window_start = bd_start
-        and c.used < bd_limit and c.since >= b_changed for no key update;
-    if not found then return; end if;
-  end if;
-  if bh_limit is not null then
-    select c.used into bh from pointsman.cap_usage c
-      where c.buyer_id = p_buyer and c.offer_id = zero and c.kind = 'hour' and c.window_start = bh_start
-        and c.used < bh_limit and c.since >= b_changed for no key update;
-    if not found then return; end if;
-  end if;
-  if ed_limit is not null then
-    select c.used into ed from pointsman.cap_usage c
-      where c.buyer_id = p_buyer and c.offer_id = p_offer and c.kind = 'day' and c.window_start = ed_start
-        and c.used < ed_limit and c.since >= p_changed for no key update;
-    if not found then return; end if;
-  end if;
-  if eh_limit is not null then
-    select c.used into eh from pointsman.cap_usage c
-      where c.buyer_id = p_buyer and c.offer_id = p_offer and c.kind = 'hour' and c.window_start = eh_start
-        and c.used < eh_limit and c.since >= p_changed for no key update;
-    if not found then return; end if;
-  end if;
-  select t.position into turn from pointsman.rotation t
-    where t.buyer_id = p_buyer and t.offer_id = p_offer and (p_position is null or t.position = p_position)
-    for no key update;
-  if not found then return; end if;
+  if not found then return null; end if;
 
-  select version, token into v from pointsman.config_commit where version is not null order by version desc limit 1;
-  if v.version is distinct from p_version or v.token is distinct from p_token
-    or pointsman.clock() - p_at > interval '5 seconds'
-  then
-    return;
-  end if;
-  if cardinality(f_buyer) > 0 then
-    select array_agg(c.used order by k.i) into full_used
-      from unnest(f_buyer, f_offer, f_kind, f_start, f_limit) with ordinality k(b, o, t, f, cap, i)
-      join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f)
-      where c.used >= k.cap;
-    if cardinality(full_used) is distinct from cardinality(f_buyer) then return; end if;
-  end if;
-  if p_position is not null then
-    select array_agg(coalesce(t.position, 0) order by r.i), max(coalesce(t.position, 0)),
-           bool_or(coalesce(t.position, 0) < r.believed)
-      into positions, last, phantom
-      from unnest(v_buyer, v_position) with ordinality r(b, believed, i)
-      left join pointsman.rotation t on t.buyer_id = r.b and t.offer_id = p_offer;
-    if phantom then return; end if;
-  end if;
+  <<premises>>
+  begin
+    if p_buyer is null then
+      -- whether the lead's last row says the same already is for the batch's claim to find out
+      exit premises when exists (select from pointsman.decisions d where d.lead_id = p_lead);
+    else
+      if k_new then
+        insert into pointsman.cap_usage (buyer_id, offer_id, kind, window_start)
+          select p_buyer, k.o, k.t, k.f from unnest(k_offer, k_kind, k_from) k(o, t, f) order by 2, 3, 4 on conflict do nothing;
+        perform from pointsman.cap_usage c
+          where (c.buyer_id, c.offer_id, c.kind, c.window_start) in (
+            select p_buyer, k.o, k.t, k.f from unnest(k_offer, k_kind, k_from) k(o, t, f))
+          order by c.buyer_id, c.offer_id, c.kind, c.window_start for no key update;
+        if pg_snapshot_xmin(pg_current_snapshot())::text::bigint < p_fence then
+          -- claims on an older configuration may be under way that count under none of these; they hold their turns
+          insert into pointsman.rotation (buyer_id, offer_id) values (p_buyer, zero) on conflict do nothing;
+          perform from pointsman.rotation t where t.buyer_id = p_buyer and t.offer_id = zero for no key update;
+          perform from pointsman.rotation t where t.buyer_id = p_buyer order by t.offer_id for no key update;
+        end if;
+        update pointsman.cap_usage c set since = k.changed, used = pointsman.counted(p_buyer, k.o, k.f, k.t)
+          from unnest(k_offer, k_kind, k_from, k_to, k_changed) k(o, kind, f, t, changed)
+          where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.kind, k.f) and c.since < k.changed;
+      end if;
+      for i in 1 .. cardinality(k_kind) loop
+        update pointsman.cap_usage c set used = c.used + 1
+          where c.buyer_id = p_buyer and c.offer_id = k_offer[i] and c.kind = k_kind[i] and c.window_start = k_from[i]
+            and c.used < k_cap[i] and c.since >= k_changed[i]
+          returning c.used - 1 into seen;
+        exit premises when not found;
+        had[i] := seen;
+      end loop;
+      perform from pointsman.rotation t
+        where t.buyer_id = p_buyer and t.offer_id = p_offer and (p_position is null or t.position = p_position)
+        for no key update;
+      exit premises when not found;
+    end if;
 
-  state := pointsman.packed((eh_limit is not null)::int + (bh_limit is not null)::int + (ed_limit is not null)::int
-                            + (bd_limit is not null)::int + cardinality(f_buyer))
-    || coalesce(pointsman.packed(eh_name) || pointsman.packed(eh), '')
-    || coalesce(pointsman.packed(bh_name) || pointsman.packed(bh), '')
-    || coalesce(pointsman.packed(ed_name) || pointsman.packed(ed), '')
-    || coalesce(pointsman.packed(bd_name) || pointsman.packed(bd), '');
-  if cardinality(f_buyer) > 0 then
-    state := state || (select string_agg(pointsman.packed(f.name) || pointsman.packed(f.used), '' order by f.i)
-                       from unnest(f_name, full_used) with ordinality f(name, used, i));
-  end if;
-  if p_position is not null then
-    state := state || pointsman.packed(last) || (
-      select string_agg(pointsman.packed(case p when 0 then 0 else last - p + 1 end), '' order by i)
-      from unnest(positions) with ordinality x(p, i));
-  end if;
+    -- all locks are held
+    if cardinality(f_buyer) > 0 then
+      select array_agg(c.used order by k.i) into full_used
+        from unnest(f_buyer, f_offer, f_kind, f_from, f_cap) with ordinality k(b, o, t, f, cap, i)
+        join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f)
+        where c.used >= k.cap;
+      exit premises when cardinality(full_used) is distinct from cardinality(f_buyer);
+    end if;
+    if p_position is not null then
+      select array_agg(coalesce(t.position, 0) order by r.i), bool_or(coalesce(t.position, 0) < r.believed)
+        into positions, is_ahead
+        from unnest(v_buyer, v_position) with ordinality r(b, believed, i)
+        left join pointsman.rotation t on t.buyer_id = r.b and t.offer_id = p_offer;
+      exit premises when is_ahead;
+    end if;
+    if (had, full_used, positions) is distinct from (k_used, f_used, v_position) then
+      p_state := pointsman.state(
+        (select array_agg(k.n order by k.t desc, k.o = zero) from unnest(k_name, k_kind, k_offer) k(n, t, o)) || f_name,
+        (select array_agg(k.u order by k.t desc, k.o = zero) from unnest(had, k_kind, k_offer) k(u, t, o)) || full_used,
+        positions);
+      p_digest := substring(sha256(p_head || p_state) for 16);
+    end if;
+    insert into pointsman.decisions (
+        decided_at, config_version, lead_id, offer_id, vertical_id, market_id, buyer_id, policy_id, policy_version, attempt,
+        outcome, cause, flags, postal_code, city, engine_version, tzdata_version, unicode_version, state, digest)
+      select p_at, p_version, p_lead, p_offer, p_vertical, p_market, p_buyer, p_policy, p_policy_version,
+        1 + (select count(*) from pointsman.decisions e where e.lead_id = p_lead and e.outcome = 'routed'),
+        p_outcome, p_cause, string_to_array(nullif(p_flags, ''), ','), p_postal_code, p_city, p_engine, p_tzdata, p_unicode,
+        p_state, p_digest
+      from (select version, token from pointsman.config_commit where version is not null order by version desc limit 1) v
+      where v.version = p_version and v.token = p_token and pointsman.clock() - p_at <= interval '5 seconds'
+      returning id into done;
+    exit premises when not found;
+    if p_buyer is not null then
+      update pointsman.rotation t set position = done where t.buyer_id = p_buyer and t.offer_id = p_offer;
+      update @host@.leads l set status = 'routed', buyer_id = p_buyer, routed_at = p_at where l.id = p_lead;
+      if not found then
+        raise exception 'a trigger keeps leads from being assigned';
+      end if;
+    end if;
+    if (had, full_used, positions) is distinct from (k_used, f_used, v_position) then
+      return done || had::bigint[] || full_used::bigint[] || positions;
+    end if;
+    return array[done];
+  end;
 
-  update @host@.leads l set status = 'routed', buyer_id = p_buyer, routed_at = p_at where l.id = p_lead;
-  if not found then
-    raise exception 'a trigger keeps leads from being assigned';
-  end if;
-  if bd_limit is not null then
-    update pointsman.cap_usage c set used = bd + 1
-      where c.buyer_id = p_buyer and c.offer_id = zero and c.kind = 'day' and c.window_start = bd_start;
-  end if;
-  if bh_limit is not null then
-    update pointsman.cap_usage c set used = bh + 1
-      where c.buyer_id = p_buyer and c.offer_id = zero and c.kind = 'hour' and c.window_start = bh_start;
-  end if;
-  if ed_limit is not null then
-    update pointsman.cap_usage c set used = ed + 1
-      where c.buyer_id = p_buyer and c.offer_id = p_offer and c.kind = 'day' and c.window_start = ed_start;
-  end if;
-  if eh_limit is not null then
-    update pointsman.cap_usage c set used = eh + 1
-      where c.buyer_id = p_buyer and c.offer_id = p_offer and c.kind = 'hour' and c.window_start = eh_start;
-  end if;
-  done := nextval('pointsman.decisions_id_seq');
-  update pointsman.rotation t set position = done where t.buyer_id = p_buyer and t.offer_id = p_offer;
-  insert into pointsman.decisions (
-      id, decided_at, config_version, lead_id, offer_id, vertical_id, market_id, buyer_id, policy_id, policy_version, attempt,
-      outcome, flags, postal_code, city, engine_version, tzdata_version, unicode_version, state, digest)
-    values (
-      done, p_at, p_version, p_lead, p_offer, p_vertical, p_market, p_buyer, p_policy, p_policy_version,
-      1 + (select count(*) from pointsman.decisions e where e.lead_id = p_lead and e.outcome = 'routed'),
-      'routed', string_to_array(nullif(p_flags, ''), ','), p_postal_code, p_city, p_engine, p_tzdata, p_unicode,
-      state, substring(sha256(p_head || state) for 16));
-  used := array_remove(array[eh, bh, ed, bd], null) || full_used;
+  -- a premise did not hold: what was counted for this lead is given back
+  update pointsman.cap_usage c set used = c.used - 1
+    from unnest(k_offer[:cardinality(had)], k_kind, k_from) k(o, t, f)
+    where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.t, k.f);
+  return null;
 end $$;
