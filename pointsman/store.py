@@ -147,8 +147,11 @@ class RowImage(NamedTuple):
 
 
 def quote_identifier(name: str) -> str:
-    """`name` as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
+    """`name` as an SQL identifier, good also within a function's text, which a `$$` would end."""
+    quoted = name.replace('"', '""')
+    if "$" in name:
+        return 'U&"' + quoted.replace("\\", "\\\\").replace("$", "\\0024") + '"'
+    return f'"{quoted}"'
 
 
 def read_queries(text: str) -> dict[str, str]:

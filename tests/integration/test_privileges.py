@@ -14,7 +14,7 @@ import pytest
 from pointsman import PointsmanError, Router
 from pointsman import router as router_module
 from pointsman.errors import DatabaseUnfit
-from pointsman.migrate import grants
+from pointsman.migrate import grants, migrate, remove
 from tests.builders import (
     enroll,
     make_area,
@@ -25,7 +25,9 @@ from tests.builders import (
     make_policy,
     rules,
 )
+from tests.catalog import catalog
 from tests.invariants import violations
+from tests.stage import another
 
 READ_BY_TOOLS = {
     f"select on {table}"
@@ -166,6 +168,29 @@ async def test_each_grant_that_is_missing_is_one_clear_error(
     assert READ_BY_TOOLS == set(not_missed)
 
 
+@pytest.mark.parametrize(
+    "schema", ['"; drop table buyers; --', "$$; select 1/0; $$ 'x' \\0024 \"", "%s {} $1 @host@ 🐍"]
+)
+async def test_hostile_name_of_the_hosts_schema_is_a_name_and_nothing_else(empty_database: str, schema: str) -> None:
+    async with another(empty_database) as connection:
+        place, name = await connection.fetchrow("select quote_ident($1), quote_ident(current_database())", schema)
+        await connection.execute(f"create schema {place}; set search_path = {place}")
+        await connection.execute(f"alter database {name} set search_path = {place}")
+        before = await catalog(empty_database)
+        done = await migrate(empty_database, with_host_tables=True)
+        assert schema == done.host_schema
+        await connection.execute("begin; " + done.grants.replace('"pointsman"', "public") + " rollback")
+        offers = await make_scene(connection)
+        await everything(empty_database, connection, offers)
+        assert [] == await violations(connection)
+        await connection.execute(
+            "drop table leads, routing_policies, offer_exclusivities, buyer_service_areas,"
+            " buyer_offers, buyers, offers cascade; drop extension btree_gist"
+        )
+    await remove(empty_database)
+    assert before == await catalog(empty_database)
+
+
 async def test_hostile_names_and_values_are_values_and_nothing_else(
     database: str, connection: asyncpg.Connection
 ) -> None:
@@ -176,7 +201,7 @@ async def test_hostile_names_and_values_are_values_and_nothing_else(
     await enroll(connection, buyer, offer)
     await make_policy(connection, name=nasty, rules=rules(strategy={"kind": "weighted", "salt": nasty}))
     lead = await make_lead(connection, offer, city=nasty, postal_code=nasty)
-    assert grants(nasty).count('"\'; drop table leads; -- "" $1') == len(grants("x").splitlines())
+    assert grants(nasty).count('"\'; drop table leads; -- "" ') == len(grants("x").splitlines())
     async with Router.open(database) as router:
         assert buyer == (await router.route(lead)).buyer_id
         assert nasty == (await router.decisions(lead))[0].lead.city
