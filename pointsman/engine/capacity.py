@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -59,6 +60,10 @@ class State:
     def position(self, enrollment: Enrollment) -> int:
         """The id of the decision that last served `enrollment`, 0 before its first turn."""
         return self.positions.get(enrollment.turn, 0)
+
+    def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
+        """The positions of all whose turns are compared, asked for at once."""
+        return [self.position(enrollment) for enrollment in compared]
 
 
 def caps(enrollment: Enrollment, at: int) -> list[Cap]:

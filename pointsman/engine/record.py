@@ -33,10 +33,11 @@ from pointsman.model import Lead
 
 DIGEST_BYTES = 16
 
-_LENGTH = struct.Struct(">I")
-_INT8 = struct.Struct(">q")
+_LENGTH = struct.Struct(">I").pack
+_INT8 = struct.Struct(">q").pack
 _NULL = b"\xff\xff\xff\xff"
 _MARK = b"pointsman decision 1"
+_TURN = attrgetter("turn")
 
 
 class StoredState(NamedTuple):
@@ -57,17 +58,17 @@ def head(decision: Decision, config_version: int, token: UUID) -> bytes:
         _bytes(lead.market_id),
         None if lead.postal_code is None else lead.postal_code.encode(),
         None if lead.city is None else lead.city.encode(),
-        _INT8.pack(config_version),
+        _INT8(config_version),
         token.bytes,
-        _INT8.pack(decision.at),
+        _INT8(decision.at),
         decision.outcome.encode(),
         None if decision.cause is None else decision.cause.encode(),
         None if winner is None else winner.buyer_id.bytes,
         None if policy is None else policy.id.bytes,
-        None if policy is None else _INT8.pack(policy.version),
+        None if policy is None else _INT8(policy.version),
         ",".join(decision.flags).encode(),
     )
-    return b"".join(_NULL if field is None else _LENGTH.pack(len(field)) + field for field in fields)
+    return b"".join([_NULL if field is None else _LENGTH(len(field)) + field for field in fields])
 
 
 def digest(head_bytes: bytes, state: bytes) -> bytes:
@@ -118,25 +119,36 @@ def read_state(state: bytes) -> StoredState:
 
 def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
     """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
-    if stored.used or stored.positions:
+    if stored.used:
         snapshot = _Looked(snapshot, lead)
-        covering = sorted(snapshot.covering(lead), key=attrgetter("turn"))
+        covering = sorted(snapshot.covering(lead), key=_TURN)
         for place in dict.fromkeys(number // 4 for number in stored.used):
             for cap in caps(covering[place], at) if place < len(covering) else ():
                 used = stored.used.get(name(cap, place))
                 if used is not None:
                     around.used[cap.counter] = used
-    decision = decide(lead, snapshot, around, at)
-    if not stored.positions or len(decision.compared) != len(stored.positions):
-        return decision
-    # who is compared depends on usage alone; only who of them goes first depends on the positions
-    for enrollment, position in zip(decision.compared, stored.positions, strict=True):
-        around.positions[enrollment.turn] = position
-    return decide(lead, snapshot, around, at)
+    return decide(lead, snapshot, _Recorded(stored.positions, around), at)
+
+
+class _Recorded(State):
+    """A state whose positions are told when it is known who is compared, which depends on usage alone."""
+
+    __slots__ = ("_recorded",)
+
+    def __init__(self, recorded: Sequence[int], around: State) -> None:
+        self.used = around.used
+        self.positions = around.positions
+        self._recorded = recorded
+
+    def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
+        if len(compared) == len(self._recorded):
+            turns = sorted([enrollment.turn for enrollment in compared])
+            self.positions.update(zip(turns, self._recorded, strict=True))
+        return super().positions_of(compared)
 
 
 class _Looked:
-    """A snapshot in which one lead's candidates have been looked up, since it is decided more than once."""
+    """A snapshot in which one lead's candidates have been looked up, since they are asked for twice."""
 
     __slots__ = ("_covering", "exclusivities", "offer", "policy")
 

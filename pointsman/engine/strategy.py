@@ -94,11 +94,16 @@ class Ranking:
                 break
             if name == TURN and not compared:
                 compared = left
-            part = _PARTS[name]
-            values = [part(self, enrollment) for enrollment in left]
+            values = self._values(name, left)
             best = _least(values) if name == "score" else min(values)
             left = [enrollment for enrollment, value in zip(left, values, strict=True) if value == best]
         return left[0], compared
+
+    def _values(self, name: str, left: Sequence[Enrollment]) -> Sequence[Any]:
+        if name == TURN:
+            return self.state.positions_of(left)
+        part = _PARTS[name]
+        return [part(self, enrollment) for enrollment in left]
 
     def not_behind(self, winner: Enrollment, others: Sequence[Enrollment]) -> list[bool]:
         """Of each of `others`, whether nothing that stands still while configuration does puts it behind `winner`.
