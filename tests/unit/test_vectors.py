@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -12,6 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+import tzdata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +75,42 @@ async def test_interpreters_in_any_mood_give_the_vectors() -> None:
         return process.returncode, out
 
     assert [(0, b"")] * len(MOODS) == await asyncio.gather(*(run(*mood) for mood in MOODS))
+
+
+NEWER = [
+    python
+    for name in (f"python3.{minor}" for minor in range(sys.version_info.minor + 1, 30))
+    for python in (shutil.which(name), *sorted(Path(sys.base_prefix).parent.glob(f"*/bin/{name}")))
+    if python is not None
+]
+"""On the path, and where version managers put them: beside this one."""
+ENGINE_ALONE = f"""
+import runpy, sys
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
+spec = spec_from_file_location("pointsman", {str(ROOT / "pointsman" / "__init__.py")!r})
+sys.modules["pointsman"] = module_from_spec(spec)
+sys.modules["pyroaring"] = ModuleType("pyroaring")
+sys.modules["pyroaring"].BitMap = set
+sys.path[:0] = [{str(ROOT)!r}, {str(Path(tzdata.__file__).parents[1])!r}]
+runpy.run_module("tests.golden", run_name="__main__")
+"""
+"""What is built for one Python is left out: the driver, which the package's own module imports, and the bitmaps."""
+
+
+@pytest.mark.skipif(not NEWER, reason="no newer Python on this machine")
+@pytest.mark.parametrize("python", NEWER, ids=str)
+async def test_newer_pythons_give_the_vectors(python: str | Path) -> None:
+    async def run(*arguments: str) -> tuple[int | None, bytes, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            *(python, "-B", "-I", *arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, out, err
+
+    if (await run("-V"))[0]:
+        pytest.skip(f"{python} does not start")
+    assert (0, b"", b"") == await run("-c", ENGINE_ALONE)
 
 
 # batches
