@@ -1,6 +1,7 @@
-"""Who may call: `Authorization: Bearer <key>`, with a key whose scope allows the route."""
+"""Who may call: `Authorization: Bearer <key>`, with a key whose scope allows the route.
 
-from __future__ import annotations
+Annotations are values here: FastAPI before 0.124 cannot look up the names in those of an object that is called.
+"""
 
 import hashlib
 import hmac
