@@ -55,6 +55,10 @@ _UNFIT = (
 _UNPREPARED = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _HOSTS_RULES = ("exec_stmt_raise", "ExecWithCheckOptions")
 """Where in the server an error comes from that a RAISE or a row security policy made, whatever its code."""
+_FUNCTION = re.compile(r'^[^"«„\n]*\bPL/[^"«„\n]*\(.*$', re.MULTILINE)
+"""A line of an error's context that names a function, and does not quote a statement, in whatever language it is."""
+_FUNCTION_OF_OURS = re.compile(r"\bpointsman\.\w+\(|\b((claim|claim_one|hold)_\d+|state)\(")
+"""The schema is not said where it is on the search path, as it is for a role of its name."""
 _IDS = frozenset({"id", "offer_id", "vertical_id", "market_id", "buyer_id"})
 
 _CLAIM_OF_NOTHING: tuple[Any, ...] = (
@@ -177,7 +181,7 @@ def translated() -> Iterator[None]:
             "`prepared_statements=False`"
         ) from error
     except _UNFIT as error:
-        if error.server_source_function in _HOSTS_RULES:
+        if error.server_source_function in _HOSTS_RULES or _is_of_a_trigger(error):
             raise Refused(f"the database refuses this: {_message(error)}") from error
         raise DatabaseUnfit(
             f"{_message(error)}; check the database's address and privileges, and run `pointsman migrate`"
@@ -186,6 +190,12 @@ def translated() -> Iterator[None]:
         raise StoreUnavailable(f"the database cannot be reached: {_message(error)}") from error
     except asyncpg.PostgresError as error:  # a trigger of the host's can raise whatever it likes
         raise Refused(f"the database refuses this: {_message(error)}") from error
+
+
+def _is_of_a_trigger(error: asyncpg.PostgresError) -> bool:
+    """Whether the innermost function in which it came up is none of ours: a trigger of the host's that is broken."""
+    innermost = _FUNCTION.search(error.context or "")
+    return innermost is not None and _FUNCTION_OF_OURS.search(innermost[0]) is None
 
 
 def _message(error: BaseException) -> str:
