@@ -147,10 +147,12 @@ from (select version, token from pointsman.config_commit where version is not nu
 select t as rel from pointsman.detached() t
 
 -- name: changes
--- What was committed after version $1, in the order of commits; the first $2 rows, or all.
+-- What was committed after version $1, in the order of commits; the first $2 rows, or all. Each commit's rows are looked up
+-- on their own: by its statistics a commit has as many rows as the baseline, and a join would read the whole log for one.
 select c.version, c.token, l.rel, l.op::text as op, l.key, l.row::text as image
 from pointsman.config_commit c
-left join pointsman.config_log l on l.change_set = c.change_set and l.op <> 'b'
+left join lateral (
+  select * from pointsman.config_log l where l.change_set = c.change_set and l.op <> 'b' order by l.seq offset 0) l on true
 where c.version > $1
 order by c.version, l.seq
 limit $2::bigint
