@@ -29,6 +29,7 @@ from pointsman.api.calls import Calls
 from pointsman.api.openapi import with_components
 from pointsman.api.problems import add_problem_handlers
 from pointsman.api.routes import TheRouter, routes, the_router
+from pointsman.cache import collector
 from pointsman.router import Router
 from pointsman.settings import ApiKey, read_settings
 
@@ -83,4 +84,18 @@ def from_environment() -> FastAPI:
     """The service as the settings have it: what each worker of `pointsman serve --workers` runs."""
     settings = read_settings()
     logs.configure(settings.log_format, settings.log_level)
-    return create_app(dsn=settings.dsn, keys=settings.api_keys, **settings.router_options)
+    app = create_app(dsn=settings.dsn, keys=settings.api_keys, **settings.router_options)
+    app.router.lifespan_context = _settled(app.router.lifespan_context)
+    return app
+
+
+def _settled(opened: Lifespan) -> Lifespan:
+    """The lifespan of a process that is the service's own: what was loaded is kept out of the collector's way."""
+
+    @asynccontextmanager
+    async def settled(app: FastAPI) -> AsyncIterator[None]:
+        async with opened(app):
+            collector.settle()
+            yield
+
+    return settled

@@ -23,6 +23,7 @@ from uvicorn.supervisors import multiprocess
 from pointsman.api import create_app
 from pointsman.api.calls import ENDING
 from pointsman.api.problems import HEAD_TOO_LARGE, MALFORMED, TOO_MANY_CONNECTIONS, TOO_SLOW, problem_response
+from pointsman.cache import collector
 from pointsman.errors import PointsmanError
 from pointsman.router import Router
 from pointsman.settings import PREFIX, ApiKey
@@ -70,6 +71,7 @@ async def serve(
 ) -> None:
     """Serve in this process until a signal; calls in flight are answered, then the router closes."""
     async with Router.open(dsn, **options) as router:
+        collector.settle()
         announce(_address(listening), router)
         await _OnlyServer(_config(create_app(router, keys=keys))).serve([listening])
 

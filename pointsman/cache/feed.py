@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 import structlog
 
+from pointsman.cache import collector
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.engine.configuration import Buyer, Enrollment
 from pointsman.errors import DatabaseUnfit, NotReady
@@ -33,7 +34,7 @@ VERIFY_SECONDS = 60.0
 """The cache is compared with the tables when its connection comes back, but not more often than this."""
 COMPARED_ROWS = 100_000
 """Changes that may come while the tables are read for a comparison; with more it is left for another time."""
-SLICE_ROWS = 2_000
+SLICE_ROWS = 1_000
 """Rows read or applied between two looks at other work: some milliseconds."""
 
 
@@ -246,11 +247,12 @@ class Cache:
                 if version is None:
                     raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
                 indexes = Indexes(version.number, version.token)
-                for table in TABLES:
-                    async for rows in self._store.images(connection, table, SLICE_ROWS):
-                        for row in rows:
-                            indexes.apply(Change(table, "", row), version.number)
-                        await asyncio.sleep(0)
+                with collector.paused():
+                    for table in TABLES:
+                        async for rows in self._store.images(connection, table, SLICE_ROWS):
+                            for row in rows:
+                                indexes.apply(Change(table, "", row), version.number)
+                            await asyncio.sleep(0)
         return indexes
 
     async def _apply(self, connection: Connection, indexes: Indexes) -> None:

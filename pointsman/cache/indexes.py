@@ -158,22 +158,6 @@ class Indexes:
         self._held: dict[UUID, dict[_Place, list[Exclusivity]]] = {}  # by offer
         self._markets_with_cells: dict[UUID, list[Market]] = {}
         self._winning_policy: dict[tuple[UUID | None, UUID | None, UUID | None], Policy | None] = {}
-        self._put: dict[str, Callable[[Image, int], None]] = {
-            "offers": self._put_offer,
-            "buyers": self._put_buyer,
-            "buyer_offers": self._put_enrollment,
-            "buyer_service_areas": self._put_area,
-            "offer_exclusivities": self._put_exclusivity,
-            "routing_policies": self._put_policy,
-        }
-        self._drop: dict[str, Callable[[str], None]] = {
-            "offers": lambda key: self.offers.pop(UUID(key), None) and None,
-            "buyers": self._drop_buyer,
-            "buyer_offers": self._drop_enrollment,
-            "buyer_service_areas": lambda key: self._drop_area(UUID(key)),
-            "offer_exclusivities": lambda key: self._drop_exclusivity(UUID(key)),
-            "routing_policies": lambda key: self._drop_policy(UUID(key)),
-        }
 
     # what a decision asks
 
@@ -251,9 +235,9 @@ class Indexes:
     def apply(self, change: Change, version: int) -> None:
         """Put one row in its new place; until `version` is set to match, the whole stands between two versions."""
         if change.image is None:
-            self._drop[change.table](change.key)
+            _DROP[change.table](self, change.key)
         else:
-            self._put[change.table](change.image, version)
+            _PUT[change.table](self, change.image, version)
 
     def _put_offer(self, image: Image, version: int) -> None:
         self.offers[image["id"]] = read_offer(image)
@@ -265,6 +249,9 @@ class Indexes:
             buyer.changed = before.changed
         self.buyers[buyer.id] = buyer
         self._belong(buyer.id, buyer)
+
+    def _drop_offer(self, key: str) -> None:
+        self.offers.pop(UUID(key), None)
 
     def _drop_buyer(self, key: str) -> None:
         buyer_id = UUID(key)
@@ -303,7 +290,9 @@ class Indexes:
         if area is None:
             return
         self.areas[image["id"]] = area
-        market = self.markets.setdefault(area.market_id, Market())
+        market = self.markets.get(area.market_id)
+        if market is None:
+            market = self.markets[area.market_id] = Market()
         if market.add(area):
             number = market.numbers[area.buyer_id]
             for offer_id, enrollment in self._enrollments_of.get(area.buyer_id, {}).items():
@@ -362,6 +351,25 @@ class Indexes:
             market.cells[offer_id] = cell
             self._markets_with_cells.setdefault(offer_id, []).append(market)
         return cell
+
+
+# Beside the class: bound methods in the indexes themselves would be a cycle, and the replaced wait for the collector.
+_PUT: dict[str, Callable[[Indexes, Image, int], None]] = {
+    "offers": Indexes._put_offer,
+    "buyers": Indexes._put_buyer,
+    "buyer_offers": Indexes._put_enrollment,
+    "buyer_service_areas": Indexes._put_area,
+    "offer_exclusivities": Indexes._put_exclusivity,
+    "routing_policies": Indexes._put_policy,
+}
+_DROP: dict[str, Callable[[Indexes, str], None]] = {
+    "offers": Indexes._drop_offer,
+    "buyers": Indexes._drop_buyer,
+    "buyer_offers": Indexes._drop_enrollment,
+    "buyer_service_areas": lambda indexes, key: indexes._drop_area(UUID(key)),
+    "offer_exclusivities": lambda indexes, key: indexes._drop_exclusivity(UUID(key)),
+    "routing_policies": lambda indexes, key: indexes._drop_policy(UUID(key)),
+}
 
 
 def _matches(policy: Policy, lead: Lead) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Mapping
 from itertools import product
 from random import Random
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pointsman.cache import collector
 from pointsman.cache import indexes as indexes_module
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.engine.configuration import Buyer, Enrollment
@@ -349,3 +352,19 @@ def test_buyers_with_the_same_hours_share_them():
     hours = '{"weekly": {"mon": [["09:00", "17:00"]]}}'
     one, two = (Buyer(make_buyer(id=buyer, acceptance_hours=hours), 1) for buyer in (ONE, TWO))
     assert one.hours is two.hours
+
+
+def test_indexes_that_are_replaced_go_without_the_collector() -> None:
+    indexes = make_world(candidate(1), candidate(2))
+    replaced = weakref.ref(indexes)
+    with collector.paused():
+        del indexes
+        assert replaced() is None
+
+
+def test_the_collector_is_as_it_was_after_a_pause() -> None:
+    with collector.paused():
+        with collector.paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
