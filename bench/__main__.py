@@ -50,7 +50,7 @@ class Plan:
 
 QUICK = Plan(10_000, (), (1_000, 10_000), 3, 100, 300, (50, 200), (0, 100, 300), 10_000, 0.3)
 FULL = Plan(
-    100_000, (1_000, 10_000), (10_000, 100_000, 1_000_000), 5, 400, 1_000, LEVELS, (0, 10, 100, 300), 1_000_000, 1.5
+    100_000, (1_000, 10_000), (10_000, 100_000, 1_000_000), 3, 300, 1_000, LEVELS, (0, 10, 100, 300), 1_000_000, 1.5
 )
 
 
@@ -75,19 +75,19 @@ class Bench:
     async def run(self, only: set[str]) -> None:
         """Do the parts of these names, all if there are none, each in the order below."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
-            "engines": self._engines,
-            "memory": self._memory,
-            "growth": self._growth,
-            "loading": self._loading,
             "path": self._path,
-            "worlds": self._worlds,
             "cold": self._cold,
             "hot": self._hot,
-            "processes": self._processes,
             "trips": self._trips,
-            "brief": self._brief,
             "http": self._http,
             "configuration": self._configuration,
+            "loading": self._loading,
+            "memory": self._memory,
+            "engines": self._engines,
+            "processes": self._processes,
+            "brief": self._brief,
+            "worlds": self._worlds,
+            "growth": self._growth,
         }
         if unknown := only - parts.keys():
             raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")

@@ -89,7 +89,7 @@ def from_environment() -> FastAPI:
     return app
 
 
-def _settled(opened: Lifespan) -> Lifespan:
+def _settled(opened: Callable[[Any], AbstractAsyncContextManager[object]]) -> Lifespan:
     """The lifespan of a process that is the service's own: what was loaded is kept out of the collector's way."""
 
     @asynccontextmanager
