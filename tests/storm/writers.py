@@ -148,7 +148,7 @@ class Writers:
             return
         self._next_import = time.monotonic() + self._areas / 3_000
         buyer = rnd.choice(self._world.buyers)
-        await connection.execute("delete from buyer_service_areas where buyer_id = $1 and scope = 'city'", buyer)
+        await connection.execute("delete from buyer_service_areas where scope = 'city'")
         await connection.copy_records_to_table(
             "buyer_service_areas",
             columns=("id", "buyer_id", "market_id", "scope", "value", "is_active"),
