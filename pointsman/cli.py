@@ -592,7 +592,7 @@ def _draw(explanation: Explanation) -> None:
     if explanation.eligible:
         out.print(_eligible(explanation.eligible))
     if explanation.excluded:
-        out.print(_excluded(explanation.excluded))
+        out.print(_excluded(explanation.excluded, outcome.decided_at))
 
 
 def _buyer() -> Column:
@@ -615,10 +615,10 @@ def _eligible(eligible: tuple[Ranked, ...]) -> Table:
     return table
 
 
-def _excluded(excluded: tuple[Exclusion, ...]) -> Table:
+def _excluded(excluded: tuple[Exclusion, ...], now: datetime | None) -> Table:
     table = Table(_buyer(), "why not", title="Who could not", box=SIMPLE)
     for exclusion in excluded:
-        why = [sentence(reason) for reason in exclusion.reasons]
+        why = [sentence(reason, now=now) for reason in exclusion.reasons]
         if exclusion.nearest_miss is not None:
             why.append(f"needed: {needed(exclusion.nearest_miss)}")
         table.add_row(str(exclusion.buyer_id), escape("\n".join(why)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any, Final
 
 from pointsman.model import Cause, Flag, NearestMiss, Outcome, OutcomeKind, Reason, ReasonCode
@@ -11,10 +12,13 @@ from pointsman.model import Cause, Flag, NearestMiss, Outcome, OutcomeKind, Reas
 Facts = Mapping[str, Any]
 
 
-def sentence(reason: Reason, name: Callable[[object], str] = str) -> str:
-    """Why a buyer was not chosen; `name` turns another buyer's id into what people call it."""
+def sentence(reason: Reason, name: Callable[[object], str] = str, now: datetime | None = None) -> str:
+    """Why a buyer was not chosen; `name` turns another buyer's id into what people call it.
+
+    With `now`, the instant that was decided on, it also says how long there is to wait.
+    """
     say = _REASONS[reason.code]
-    return say if isinstance(say, str) else say(reason.facts, name)
+    return say if isinstance(say, str) else say({**reason.facts, "now": now}, name)
 
 
 def needed(miss: NearestMiss) -> str:
@@ -34,7 +38,7 @@ def headline(outcome: Outcome, name: Callable[[object], str] = str) -> str:
 def _cap(facts: Facts, per: str) -> str:
     level = "own" if facts["level"] == "buyer" else "enrollment's"
     full = f"has reached its {level} cap of {_leads(facts['cap'])} {per}"
-    return f"{full} ({facts['used']} taken, room again at {_at(facts['window_end'])})"
+    return f"{full} ({facts['used']} taken, room again at {_until(facts['window_end'], facts['now'])})"
 
 
 def _hourly(facts: Facts, _: Callable[[object], str]) -> str:
@@ -47,7 +51,7 @@ def _daily(facts: Facts, _: Callable[[object], str]) -> str:
 
 def _closed(facts: Facts, _: Callable[[object], str]) -> str:
     opening = facts["next_opening"]
-    when = "never opens" if opening is None else f"opens {_at(opening)}"
+    when = "never opens" if opening is None else f"opens {_until(opening, facts['now'])}"
     local = str(facts["local_time"])[11:16]
     return f"is outside its acceptance hours (it is {local} in {facts['timezone']}; {when})"
 
@@ -76,10 +80,18 @@ def _leads(count: int) -> str:
     return f"{count} lead" if count == 1 else f"{count} leads"
 
 
-def _at(at: datetime | str) -> str:
-    """An instant to the minute, in UTC; explanations that came over HTTP have it as text."""
+def _until(at: datetime | str, now: datetime | None) -> str:
+    """An instant to the minute, in UTC, and how far off it is; explanations that came over HTTP have it as text."""
     instant = datetime.fromisoformat(at) if isinstance(at, str) else at
-    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    told = instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return told if now is None else f"{told}, in {_span((instant - now).total_seconds())}"
+
+
+def _span(seconds: float) -> str:
+    """A span of time in whole minutes, rounded up."""
+    hours, minutes = divmod(ceil(seconds / 60), 60)
+    parts = (f"{hours:,} h" if hours else "", f"{minutes} min" if minutes or not hours else "")
+    return " ".join(filter(None, parts))
 
 
 def _area(facts: Facts) -> str:
@@ -88,8 +100,7 @@ def _area(facts: Facts) -> str:
 
 
 def _wait(facts: Facts) -> str:
-    minutes = -(-facts["seconds"] // 60)
-    return f"{minutes:,} minute{'' if minutes == 1 else 's'} later"
+    return f"{_span(facts['seconds'])} later"
 
 
 def _slots(facts: Facts) -> str:

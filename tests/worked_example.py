@@ -210,7 +210,7 @@ def _looked_at(example: Example) -> str:
         rows.append(
             (
                 example.name(excluded.buyer_id),
-                "<br>".join(f"`{reason.code}`: {sentence(reason)}" for reason in excluded.reasons),
+                "<br>".join(f"`{reason.code}`: {sentence(reason, now=NOW)}" for reason in excluded.reasons),
                 "" if miss is None else needed(miss),
             )
         )

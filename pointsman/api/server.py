@@ -63,7 +63,8 @@ def listen(host: str, port: int, keys: Sequence[ApiKey]) -> socket.socket:
     try:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+        why = str(error.strerror).partition(" (")[0]  # Python repeats the address behind it
+        raise CannotListen(f"cannot listen on {host}:{port}: {why}; choose another with --port") from None
 
 
 async def serve(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -40,6 +40,14 @@ def test_a_reached_cap_says_whose_how_much_and_until_when() -> None:
     assert said == "has reached its enrollment's cap of 2 leads an hour (2 taken, room again at 2026-03-04 15:30 UTC)"
 
 
+@pytest.mark.parametrize(
+    ("minutes", "told"), [(0.5, "1 min"), (59, "59 min"), (60, "1 h"), (192, "3 h 12 min"), (6000, "100 h")]
+)
+def test_a_sentence_that_knows_the_instant_says_how_long_there_is_to_wait(minutes: float, told: str) -> None:
+    said = sentence(Reason(ReasonCode.DAILY_CAP_REACHED, CAP), now=AT - timedelta(minutes=minutes))
+    assert said.endswith(f"room again at 2026-03-04 15:30 UTC, in {told})")
+
+
 def test_closed_hours_say_the_local_time_and_the_next_opening() -> None:
     said = sentence(Reason(ReasonCode.OUTSIDE_ACCEPTANCE_HOURS, FACTS[ReasonCode.OUTSIDE_ACCEPTANCE_HOURS]))
     assert "it is 08:30 in America/Denver; opens 2026-03-04 16:00 UTC" in said
@@ -66,7 +74,7 @@ def test_every_cause_has_a_headline(cause: Cause) -> None:
     ("miss", "said"),
     [
         (NearestMiss("raise_cap", {"level": "enrollment", "window": "day", "slots": 1}), "1 more daily slot"),
-        (NearestMiss("later", {"seconds": 2_491, "at": AT}), "42 minutes later"),
+        (NearestMiss("later", {"seconds": 2_491, "at": AT}), "42 min later"),
         (NearestMiss("add_service_area", {"postal_code": "60614", "city": "chicago"}), "60614 or chicago"),
         (NearestMiss("add_service_area", {"market_id": UUID(int=1)}), "the lead's market"),
         (NearestMiss("add_balance", {"amount": "2.75"}), "2.75 more balance"),
