@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cache, cached_property
+from hashlib import sha256
+from importlib.resources import files
 from itertools import islice
 from random import Random
 from urllib.parse import urlsplit
@@ -62,7 +64,8 @@ class Form:
     @property
     def signature(self) -> str:
         """What a database of this form says of itself."""
-        return f"Made by `python -m bench`: {json.dumps(asdict(self) | {'format': FORMAT})}"
+        made_of = asdict(self) | {"format": FORMAT, "schema": _schema()}
+        return f"Made by `python -m bench`: {json.dumps(made_of)}"
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,18 @@ async def _copy(connection: asyncpg.Connection, table: str, rows: Iterable[objec
     rows = iter(rows)
     while part := tuple(islice(rows, COPIED_ROWS)):
         await demo.copy_rows(connection, table, part)
+
+
+@cache
+def _schema() -> str:
+    """A digest of the tables and functions that `migrate` makes, which change between releases."""
+    digest = sha256()
+    folder = files("pointsman.sql")
+    for part in (folder, folder / "migrations"):
+        for file in sorted(part.iterdir(), key=lambda file: file.name):
+            if file.name.endswith(".sql"):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _week(dice: Random) -> str:
