@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,11 @@ class RouterProcess:
             return f"router process {self._seed} ended with {self._process.returncode}: {output[-2000:]}"
         return None
 
+    def end(self) -> None:
+        """Leave nothing running, whatever became of the storm."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+
     def _signal(self, number: int) -> None:
         assert self._process is not None
         if self._process.returncode is None:
@@ -135,13 +141,15 @@ async def run(plan: Plan, dsn: str, restart: Restart | None = None) -> Report:
     scene = await world.make(dsn, plan.seed, plan.leads)
     await _settings(dsn, plan)
     report = Report()
-    with tempfile.TemporaryDirectory(prefix="pointsman-storm-") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pointsman-storm-"))
         async with Relay(dsn) as routing, Relay(dsn) as listening:
             addresses = {"dsn": routing.dsn, "listen_dsn": listening.dsn, "direct_dsn": dsn}
             processes = [
                 RouterProcess(addresses, Path(folder), plan.seed * 10 + number, plan.callers)
                 for number in range(plan.processes)
             ]
+            stack.callback(lambda: [process.end() for process in processes])
             await asyncio.gather(*(process.start() for process in processes))
             writers = Writers(dsn, scene, plan.seed, plan.areas, plan.pause)
             faults = Faults(
