@@ -189,12 +189,13 @@ class Batch(State):
         winner, policy, lead = decision.winner, decision.policy, decision.lead
         if not is_first if winner is None else winner.turn not in self._known.positions:
             return None
-        since = self._known.since
         names = [use[4] for use in self._uses]
-        taken = sorted(zip(decision.takes, names, strict=False), key=_order_of_locks)
-        takes = [cap for cap, _ in taken]
-        _, offers, kinds, starts, ends, limits, changed = counter_arrays(takes)
-        full_buyers, full_offers, full_kinds, full_starts, _, full_limits, _ = counter_arrays(decision.full)
+        takes = sorted(zip(decision.takes, names, strict=False), key=_order_of_locks)
+        windows = {cap.window.kind: cap.window for cap in decision.takes}
+        hour, day = windows.get("hour"), windows.get("day")
+        changed = {cap.level: cap.changed for cap in decision.takes}
+        full, compared = decision.full, decision.compared
+        since, seen = self._known.since, self._seen
         return [
             *self._basis(),
             lead.id,
@@ -212,25 +213,22 @@ class Batch(State):
             self._heads[0],
             self._states[0],
             _digest(self._heads[0], self._states[0]),
-            offers,
-            kinds,
-            starts,
-            ends,
-            limits,
-            changed,
-            [name for _, name in taken],
-            [self._seen.used.get(cap.counter, 0) for cap in takes],
-            any(since.get(cap.counter, -1) < cap.changed for cap in takes),
-            full_buyers,
-            full_offers,
-            full_kinds,
-            full_starts,
-            full_limits,
-            names[len(takes) :],
-            [self._seen.used.get(cap.counter, 0) for cap in decision.full],
-            self._seen.position(winner) if winner is not None and decision.compared else None,
-            [enrollment.buyer_id for enrollment in decision.compared],
-            [self._seen.position(enrollment) for enrollment in decision.compared],
+            *((None, None) if hour is None else (hour.opens, hour.closes)),
+            *((None, None) if day is None else (day.opens, day.closes)),
+            changed.get("buyer"),
+            changed.get("enrollment"),
+            [name for _, name in takes] or None,
+            [cap.limit for cap, _ in takes] or None,
+            [seen.used.get(cap.counter, 0) for cap, _ in takes] or None,
+            any(since.get(cap.counter, -1) < cap.changed for cap, _ in takes),
+            [cap.buyer_id for cap in full] or None,
+            [cap.window.opens for cap in full] or None,
+            names[len(takes) :] or None,
+            [cap.limit for cap in full] or None,
+            [seen.used.get(cap.counter, 0) for cap in full] or None,
+            seen.position(winner) if winner is not None and compared else None,
+            [enrollment.buyer_id for enrollment in compared] or None,
+            [seen.position(enrollment) for enrollment in compared] or None,
         ]
 
     def answered_alone(self, answer: list[int] | None) -> Claimed:

@@ -1,10 +1,12 @@
 -- The claim of a lead that comes alone: the premises, locks and writes of claim_1 in their order, one statement a row instead
 -- of arrays of everything, which cost a lone lead as much again as its disk write.
 --
--- p_buyer null: nobody. k_ the winner's counters in key order, all of p_buyer; k_used: how many leads they are believed to
--- have counted; k_new: one of them may be missing, or has to be counted anew; p_fence: as there. f_ counters that are believed full. v_
--- enrollments in the offer whose positions were compared, the winner included; p_position: where the winner is believed to
--- stand, null where positions were not compared. p_state, p_digest: the record's, if all is as believed (engine/record.py).
+-- p_buyer null: nobody. k_ the winner's counters in key order: k_name as the record names them, whose last two bits say
+-- whose (2: the buyer's own) and over what (1: days); k_used: how many leads they are believed to have counted; k_new: one
+-- of them may be missing, or has to be counted anew. b_changed, e_changed: when caps or zone of buyer and enrollment last
+-- changed. p_fence: as there. f_ counters that are believed full, v_ enrollments in the offer whose positions were
+-- compared, the winner included; p_position: where the winner is believed to stand; null where there are none.
+-- p_state, p_digest: the record's, if all is as believed (engine/record.py).
 --
 -- The answer starts with the decision; where anything was not as believed, the true usage of k_ and f_ and the true
 -- positions follow. It is null where a premise does not hold, and nothing is written then: the batch's claim, which makes
@@ -13,9 +15,9 @@ create function pointsman.claim_one_1(
   p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
   p_lead uuid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text, p_outcome text, p_cause text,
   p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_state bytea, p_digest bytea,
-  k_offer uuid[], k_kind text[], k_from timestamptz[], k_to timestamptz[], k_cap bigint[], k_changed bigint[], k_name int[],
-  k_used int[], k_new bool,
-  f_buyer uuid[], f_offer uuid[], f_kind text[], f_from timestamptz[], f_cap bigint[], f_name int[], f_used int[],
+  p_hour timestamptz, p_hour_end timestamptz, p_day timestamptz, p_day_end timestamptz, b_changed bigint, e_changed bigint,
+  k_name int[], k_cap bigint[], k_used int[], k_new bool,
+  f_buyer uuid[], f_from timestamptz[], f_name int[], f_cap bigint[], f_used int[],
   p_position bigint, v_buyer uuid[], v_position bigint[])
 returns bigint[]
 language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
@@ -23,9 +25,12 @@ language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cach
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';
   done bigint;
-  had int[] := '{}';
-  full_used int[] := '{}';
-  positions bigint[] := '{}';
+  k_offer uuid[];
+  k_kind text[];
+  k_from timestamptz[];
+  had int[];
+  full_used int[];
+  positions bigint[];
   seen int;
   is_ahead bool;
 begin
@@ -46,6 +51,11 @@ begin
       -- whether the lead's last row says the same already is for the batch's claim to find out
       exit premises when exists (select from pointsman.decisions d where d.lead_id = p_lead);
     else
+      for i in 1 .. coalesce(cardinality(k_name), 0) loop
+        k_offer[i] := case when k_name[i] & 2 = 2 then zero else p_offer end;
+        k_kind[i] := case when k_name[i] & 1 = 1 then 'day' else 'hour' end;
+        k_from[i] := case when k_name[i] & 1 = 1 then p_day else p_hour end;
+      end loop;
       if k_new then
         insert into pointsman.cap_usage (buyer_id, offer_id, kind, window_start)
           select p_buyer, k.o, k.t, k.f from unnest(k_offer, k_kind, k_from) k(o, t, f) order by 2, 3, 4 on conflict do nothing;
@@ -59,14 +69,17 @@ begin
           perform from pointsman.rotation t where t.buyer_id = p_buyer and t.offer_id = zero for no key update;
           perform from pointsman.rotation t where t.buyer_id = p_buyer order by t.offer_id for no key update;
         end if;
-        update pointsman.cap_usage c set since = k.changed, used = pointsman.counted(p_buyer, k.o, k.f, k.t)
-          from unnest(k_offer, k_kind, k_from, k_to, k_changed) k(o, kind, f, t, changed)
-          where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.kind, k.f) and c.since < k.changed;
+        update pointsman.cap_usage c set
+            since = case when c.offer_id = zero then b_changed else e_changed end,
+            used = pointsman.counted(p_buyer, c.offer_id, c.window_start, case c.kind when 'day' then p_day_end else p_hour_end end)
+          from unnest(k_offer, k_kind, k_from) k(o, t, f)
+          where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.t, k.f)
+            and c.since < case when c.offer_id = zero then b_changed else e_changed end;
       end if;
-      for i in 1 .. cardinality(k_kind) loop
+      for i in 1 .. coalesce(cardinality(k_name), 0) loop
         update pointsman.cap_usage c set used = c.used + 1
           where c.buyer_id = p_buyer and c.offer_id = k_offer[i] and c.kind = k_kind[i] and c.window_start = k_from[i]
-            and c.used < k_cap[i] and c.since >= k_changed[i]
+            and c.used < k_cap[i] and c.since >= case when k_name[i] & 2 = 2 then b_changed else e_changed end
           returning c.used - 1 into seen;
         exit premises when not found;
         had[i] := seen;
@@ -78,10 +91,11 @@ begin
     end if;
 
     -- all locks are held
-    if cardinality(f_buyer) > 0 then
+    if f_buyer is not null then
       select array_agg(c.used order by k.i) into full_used
-        from unnest(f_buyer, f_offer, f_kind, f_from, f_cap) with ordinality k(b, o, t, f, cap, i)
-        join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f)
+        from unnest(f_buyer, f_from, f_name, f_cap) with ordinality k(b, f, n, cap, i)
+        join pointsman.cap_usage c on c.buyer_id = k.b and c.offer_id = case when k.n & 2 = 2 then zero else p_offer end
+          and c.kind = case when k.n & 1 = 1 then 'day' else 'hour' end and c.window_start = k.f
         where c.used >= k.cap;
       exit premises when cardinality(full_used) is distinct from cardinality(f_buyer);
     end if;
@@ -94,8 +108,8 @@ begin
     end if;
     if (had, full_used, positions) is distinct from (k_used, f_used, v_position) then
       p_state := pointsman.state(
-        (select array_agg(k.n order by k.t desc, k.o = zero) from unnest(k_name, k_kind, k_offer) k(n, t, o)) || f_name,
-        (select array_agg(k.u order by k.t desc, k.o = zero) from unnest(had, k_kind, k_offer) k(u, t, o)) || full_used,
+        (select array_agg(k.n order by k.n & 1, k.n) from unnest(k_name) k(n)) || f_name,
+        (select array_agg(k.u order by k.n & 1, k.n) from unnest(k_name, had) k(n, u)) || full_used,
         positions);
       p_digest := substring(sha256(p_head || p_state) for 16);
     end if;
@@ -124,8 +138,9 @@ begin
   end;
 
   -- a premise did not hold: what was counted for this lead is given back
-  update pointsman.cap_usage c set used = c.used - 1
-    from unnest(k_offer[:cardinality(had)], k_kind, k_from) k(o, t, f)
-    where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.t, k.f);
+  for i in 1 .. coalesce(cardinality(had), 0) loop
+    update pointsman.cap_usage c set used = c.used - 1
+      where c.buyer_id = p_buyer and c.offer_id = k_offer[i] and c.kind = k_kind[i] and c.window_start = k_from[i];
+  end loop;
   return null;
 end $$;
