@@ -252,7 +252,7 @@ def grants(role: str, host_schema: str = "public") -> str:
             f"grant update (status, buyer_id, routed_at) on {host}.leads to {name};",
             f"grant select on {views} to {name};",
             "grant select on pointsman.config_commit, pointsman.config_log, pointsman.attachment, pointsman.migration, "
-            f"pointsman.settings, pointsman.pruned_turn to {name};",
+            f"pointsman.settings, pointsman.pruned, pointsman.pruned_turn to {name};",
             f"grant select, insert, update on pointsman.cap_usage, pointsman.rotation to {name};",
             f"grant select, insert on pointsman.decisions to {name};",
             f"grant usage on sequence pointsman.decisions_id_seq to {name};",

@@ -28,7 +28,7 @@ from tests.builders import (
     rules,
 )
 from tests.invariants import violations
-from tests.stage import another, set_clock, version
+from tests.stage import another, codes, set_clock, version
 
 LONG_AGO = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)
 NOW = LONG_AGO + timedelta(days=10)
@@ -188,6 +188,28 @@ async def test_explanation_of_a_kept_decision_is_the_same(database: str, connect
         before = [await router.explain(lead) for lead in leads[-3:]]
         await prune(database, days=DAYS)
         assert before == [await router.explain(lead) for lead in leads[-3:]]
+
+
+async def test_explanation_of_a_day_that_the_cutoff_divides_is_the_same(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    offer = await make_offer(connection)
+    first = await make_candidate(connection, offer, enrollment={"priority_rank": 1})
+    full = await make_candidate(connection, offer, enrollment={"priority_rank": 2, "daily_cap": 1})
+    await make_policy(connection)
+    leads = [await make_lead(connection, offer) for _ in range(2)]
+    async with Router.open(database) as router:
+        await set_clock(connection, LONG_AGO)
+        await connection.execute("update buyers set status = 'paused' where id = $1", first)
+        assert full == (await router.route(leads[0])).buyer_id
+        await connection.execute("update buyers set status = 'active'")
+        await set_clock(connection, LONG_AGO + timedelta(hours=2))
+        assert first == (await router.route(leads[1])).buyer_id
+        before = await router.explain(leads[1])
+        await set_clock(connection, LONG_AGO + timedelta(days=DAYS, hours=1))
+        assert 1 == (await prune(database, days=DAYS)).decisions
+        assert ["daily_cap_reached"] == codes(before, full)
+        assert before == await router.explain(leads[1])
 
 
 async def test_open_router_does_not_notice(database: str, connection: asyncpg.Connection) -> None:
