@@ -236,7 +236,7 @@ def explain(
             if as_json:
                 _print_json({"error": problem(error)})
             _complain(error)
-            raise typer.Exit(FOUND_SOMETHING) from None
+            raise typer.Exit(CANNOT_RUN if isinstance(error, DecisionNotFound) else FOUND_SOMETHING) from None
     if as_json:
         _print_json(explanation_json(explanation))
     else:
