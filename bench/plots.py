@@ -12,6 +12,7 @@ from bench.figures import Spread
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 70, 190, 40, 46
 COLORS = ("#1f77b4", "#d6604d", "#4d9221", "#8073ac", "#b8860b", "#5e7f87")
+FEW_DECADES = 200
 STYLE = "text { font: 12px system-ui, sans-serif; fill: #888 } .title { font-size: 14px; font-weight: 600 }"
 
 Lines = Mapping[str, Sequence[tuple[float, Spread]]]
@@ -30,10 +31,12 @@ class Axis(NamedTuple):
         share = (log10(value) - log10(self.low)) / (log10(self.high) - log10(self.low))
         return round(self.start + share * (self.end - self.start), 1)
 
-    def decades(self) -> list[float]:
-        """The powers of ten on it."""
-        first, last = ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9)
-        return [10.0**power for power in range(first, last + 1)]
+    def ticks(self) -> list[float]:
+        """The powers of ten on it; where these are few, twice and five times them too."""
+        powers = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
+        factors = (1, 2, 5) if self.high / self.low < FEW_DECADES else (1,)
+        every = (factor * 10.0**power for power in powers for factor in factors)
+        return [value for value in every if self.low * 0.999 <= value <= self.high * 1.001]
 
 
 def line_plot(title: str, across: str, up: str, lines: Lines) -> str:
@@ -85,7 +88,7 @@ def _svg(title: str, parts: Sequence[str]) -> str:
 def _frame(title: str, across: str, up: str, y: Axis) -> list[str]:
     right, foot = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = [f'<text class="title" x="{LEFT}" y="20">{escape(title)}</text>']
-    for value in y.decades():
+    for value in y.ticks():
         parts.append(_stroke(LEFT, y(value), right, y(value), "#8884"))
         parts.append(_text(LEFT - 8, y(value) + 4, f"{value:,g}", "end"))
     parts.append(_stroke(LEFT, foot, right, foot, "#888"))

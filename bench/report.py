@@ -76,6 +76,7 @@ def machine(postgres: str) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "postgresql": postgres,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
 
 
@@ -148,7 +149,7 @@ def _lines(figures: Figures, about: dict[str, Any], folder: str, plots: Sequence
     yield HEAD
     yield (
         f"Machine: {about['system']}, {about['processors']} processors, Python {about['python']}, "
-        f"PostgreSQL {about['postgresql']}."
+        f"PostgreSQL {about['postgresql']}; others' load on it when the run began: {about['load']}."
     )
     yield "\n## Goals\n"
     yield "| | measured | from | to | goal | |\n|---|---|---|---|---|---|"
