@@ -257,7 +257,8 @@ def _buyer(buyer: Buyer | None) -> str:
 
 
 def _enrollment(enrollment: Enrollment) -> str:
-    return _fields(enrollment, leave_out={"changed", "buyer"}) + _buyer(enrollment.buyer)
+    limits = [_fields(limit, leave_out={"cap"}) for limit in enrollment.limits]  # how it bound last is a memo
+    return _fields(enrollment, leave_out={"changed", "buyer", "limits"}) + repr(limits) + _buyer(enrollment.buyer)
 
 
 def _fields(thing: Any, leave_out: set[str]) -> str:
