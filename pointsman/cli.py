@@ -11,7 +11,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -23,7 +23,16 @@ import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 
 from pointsman import backtest as backtesting
@@ -129,11 +138,16 @@ def serve(
         settings.host if host is None else host, settings.port if port is None else port, settings.api_keys
     )
     signal.signal(signal.SIGTERM, _interrupt)
-    with _quietly(), contextlib.closing(listening), _database(settings, make_tables=True) as dsn:
+    with _quietly(), contextlib.closing(listening), _database(settings, make_tables=True) as dsn, _loading() as done:
+
+        def announce(address: str, router: Router) -> None:
+            done()
+            _say(f"Pointsman serves {address} (config version {router.cache.version}); Ctrl+C ends it")
+
         if workers == 1:
-            _run(server.serve(listening, dsn, settings.router_options, settings.api_keys, _announce))
+            _run(server.serve(listening, dsn, settings.router_options, settings.api_keys, announce))
         else:
-            _run(server.announce_ready(listening, dsn, settings.router_options, _announce))
+            _run(server.announce_ready(listening, dsn, settings.router_options, announce))
             server.serve_in_workers(listening, dsn, workers)
 
 
@@ -445,18 +459,35 @@ def _quietly() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+@contextlib.contextmanager
+def _loading() -> Iterator[Callable[[], None]]:
+    """Show on stderr, where somebody looks on, that a router loads, and since when, until the yielded is called."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        bar.add_task("Loading the configuration", total=None)
+        yield bar.stop
+
+
+@contextlib.asynccontextmanager
+async def _loaded(opening: Opening) -> AsyncIterator[Router]:
+    with _loading() as done:
+        async with opening as router:
+            done()
+            yield router
+
+
 async def _route(opening: Opening, lead_ids: list[UUID]) -> list[Outcome | PointsmanError]:
-    async with opening as router:
+    async with _loaded(opening) as router:
         return await router.route_many(lead_ids)
 
 
 async def _explain(opening: Opening, subject: UUID | int) -> Explanation:
-    async with opening as router:
+    async with _loaded(opening) as router:
         return await (router.explain(subject) if isinstance(subject, UUID) else router.explain_decision(subject))
 
 
 async def _explain_hypothetical(opening: Opening, lead_id: UUID, at: datetime | None, rules: object) -> Explanation:
-    async with opening as router:
+    async with _loaded(opening) as router:
         return await router.explain_hypothetical(lead_id, at=at, policy=rules)
 
 
@@ -556,10 +587,6 @@ def _interrupt(_: int, __: FrameType | None) -> NoReturn:
 
 
 # printing
-
-
-def _announce(address: str, router: Router) -> None:
-    _say(f"Pointsman serves {address} (config version {router.cache.version}); Ctrl+C ends it")
 
 
 def _complain(error: PointsmanError) -> None:
