@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -227,15 +228,77 @@ class _Unprepared(asyncpg.Connection):
             return await super().fetchval(query, *args, **options)
 
 
+class _Connections:
+    """Up to `size` connections, made when they are needed and kept.
+
+    Nothing is set on them, so nothing is to be reset when they come back, which is most of what a pool of the driver's
+    does, at half the time that it takes to read a lead.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[asyncpg.Connection]], size: int, timeout: float) -> None:
+        self._make = make
+        self._timeout = timeout
+        self._is_closed = False
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[asyncpg.Connection] = []
+        self._open: set[asyncpg.Connection] = set()
+
+    async def acquire(self) -> asyncpg.Connection:
+        """A connection that nobody else has until it is released; raises `TimeoutError` if none comes free."""
+        if self._is_closed:
+            raise StoreUnavailable("the router is closed")
+        if self._free.locked():
+            async with asyncio.timeout(self._timeout):
+                await self._free.acquire()
+        else:
+            await self._free.acquire()
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            self._open.discard(connection)
+        try:
+            connection = await self._make()
+        except BaseException:
+            self._free.release()
+            raise
+        self._open.add(connection)
+        if self._is_closed:
+            self.close()
+        return connection
+
+    def release(self, connection: asyncpg.Connection) -> None:
+        """Give it back, whatever became of it."""
+        if connection.is_closed():
+            self._open.discard(connection)
+        else:
+            self._idle.append(connection)
+        self._free.release()
+
+    def close(self) -> None:
+        """End all of them, those in use too."""
+        self._is_closed = True
+        for connection in self._open:
+            connection.terminate()
+        self._open.clear()
+        self._idle.clear()
+
+    def there_are(self) -> int:
+        return len(self._open)
+
+    def in_use(self) -> int:
+        return len(self._open) - len(self._idle)
+
+
 class Store:
     """The router's connections to one database. They are its own: nothing is left behind on them, nothing is reset."""
 
     def __init__(
-        self, pool: asyncpg.Pool, queries: dict[str, str], dsn: str, timeout: float, how: dict[str, Any]
+        self, connections: _Connections, queries: dict[str, str], dsn: str, timeout: float, how: dict[str, Any]
     ) -> None:
         self._timeout = timeout
         self._how = how
-        self._pool = pool
+        self._connections = connections
         self._sql = queries
         self._dsn = dsn
 
@@ -262,46 +325,42 @@ class Store:
                 await connection.close(timeout=timeout)
             queries = {name: sql.replace("@host@", quote_identifier(host)) for name, sql in queries.items()}
 
-            async def prepare(connection: asyncpg.Connection) -> None:
+        async def connected() -> asyncpg.Connection:
+            connection = await _connect(dsn, timeout, command_timeout=timeout, max_cached_statement_lifetime=0, **how)
+            try:
                 await _prepare(connection, queries)
-                if on_connect is not None:
-                    on_connect(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            if on_connect is not None:
+                on_connect(connection)
+            return connection
 
-            pool = await asyncpg.create_pool(
-                dsn,
-                min_size=0,  # or the driver restores one by itself, with a traceback each time while the server is away
-                max_size=max(size, 2),  # the last resort reads configuration on a second one, beside its transaction
-                max_inactive_connection_lifetime=0,
-                max_cached_statement_lifetime=0,
-                command_timeout=timeout,
-                timeout=timeout,
-                init=prepare,
-                reset=_leave_as_is,
-                server_settings={"application_name": "pointsman"},
-                **how,
-            )
-        return cls(pool, queries, dsn, timeout, how)
+        # the last resort reads configuration on a second one, beside its transaction
+        return cls(_Connections(connected, max(size, 2), timeout), queries, dsn, timeout, how)
 
     async def close(self) -> None:
         """Close every connection; what is still under way is ended."""
-        self._pool.terminate()
+        self._connections.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """One of the router's connections, outside of a transaction."""
         with translated():
-            async with self._pool.acquire(timeout=self._timeout) as connection:
-                try:
-                    yield connection
-                except (*_AWAY, TimeoutError, StoreUnavailable):
-                    with suppress(asyncpg.InterfaceError):  # it is gone already
-                        connection.terminate()  # whatever state it is in, nobody gets it again
-                    raise
+            connection = await self._connections.acquire()
+            try:
+                yield connection
+            except BaseException as error:
+                # broken off, or the server went away: whatever state it is in, nobody gets it again
+                if not isinstance(error, Exception) or isinstance(error, (*_AWAY, TimeoutError, StoreUnavailable)):
+                    connection.terminate()
+                raise
+            finally:
+                self._connections.release(connection)
 
     def connections(self) -> tuple[int, int]:
         """How many of the connections for leads are in use just now, and how many there are."""
-        there_are = self._pool.get_size()
-        return there_are - self._pool.get_idle_size(), there_are
+        return self._connections.in_use(), self._connections.there_are()
 
     async def listener(self, dsn: str | None, timeout: float) -> asyncpg.Connection:
         """A connection of its own for LISTEN, since a pool would clear its listeners."""
@@ -508,10 +567,6 @@ async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> N
     await connection.fetch(queries["read_leads"], [])
     await connection.fetch(queries["claim"], *_CLAIM_OF_NOTHING)
     await connection.fetch(queries["claim_one"], *_CLAIM_OF_NOBODY)
-
-
-async def _leave_as_is(connection: asyncpg.Connection) -> None:
-    """Nothing is set on these connections, so there is nothing to reset, and no trip for it."""
 
 
 def _repeated(row: asyncpg.Record) -> list[tuple[datetime, tuple[Flag, ...]] | None]:
