@@ -100,8 +100,8 @@ class Batch(State):
         self._last_win: dict[bytes, int] = {}
         self._counters: dict[Counter, Cap] = {}
         self._turns: dict[bytes, Enrollment] = {}
-        self._uses: list[tuple[int, Counter, bool, int, int]] = []
-        self._compares: list[tuple[int, bytes, int]] = []
+        self._uses: list[tuple[Counter, bool, int, int]] = []
+        self._compares: list[tuple[bytes, bool, int]] = []
         self._heads: list[bytes] = []
         self._states: list[bytes | None] = []
 
@@ -134,14 +134,15 @@ class Batch(State):
             counter, takes = cap.counter, index < taken
             ahead = self._ahead.get(counter, 0)
             self._counters.setdefault(counter, cap)
-            self._uses.append((lead, counter, takes, ahead, name))
+            self._uses.append((counter, takes, ahead, name))
             used.append((name, self._seen.used.get(counter, 0) + ahead))
             if takes:
                 self._ahead[counter] = ahead + 1
         positions = [self.position(enrollment) for enrollment in decision.compared]
         for enrollment in decision.compared:
             self._turns.setdefault(enrollment.turn, enrollment)
-            self._compares.append((lead, enrollment.turn, self._last_win.get(enrollment.turn, 0)))
+            wins = enrollment is decision.winner
+            self._compares.append((enrollment.turn, wins, self._last_win.get(enrollment.turn, 0)))
         self._heads.append(record.head(decision, *self.version))
         names_this_batch = any(position >= _SERVED_IN_BATCH for position in positions)
         self._states.append(None if names_this_batch else record.packed_state(used, positions))
@@ -163,19 +164,16 @@ class Batch(State):
             [counter not in self._known.used for counter in self._counters],
             [self._seen.used.get(counter, 0) for counter in self._counters],
             [self._ahead.get(counter, 0) for counter in self._counters],
-            [use[0] for use in self._uses],
-            [counter_index[use[1]] for use in self._uses],
-            [use[2] for use in self._uses],
-            [use[3] for use in self._uses],
-            [use[4] for use in self._uses],
+            [counter_index[counter] * (1 if takes else -1) for counter, takes, _, _ in self._uses],
+            [ahead for _, _, ahead, _ in self._uses],
+            [name for *_, name in self._uses],
             self.won,
             [enrollment.buyer_id for enrollment in self._turns.values()],
             [enrollment.offer_id for enrollment in self._turns.values()],
             [self._seen.positions.get(turn, 0) for turn in self._turns],
             [turn not in known_turns for turn in self._turns],
-            [compared[0] for compared in self._compares],
-            [turn_index[compared[1]] for compared in self._compares],
-            [compared[2] for compared in self._compares],
+            [turn_index[turn] * (-1 if wins else 1) for turn, wins, _ in self._compares],
+            [after for _, _, after in self._compares],
         ]
 
     def alone(self, *, is_first: bool) -> list[Any] | None:
@@ -189,7 +187,7 @@ class Batch(State):
         winner, policy, lead = decision.winner, decision.policy, decision.lead
         if not is_first if winner is None else winner.turn not in self._known.positions:
             return None
-        names = [use[4] for use in self._uses]
+        names = [name for *_, name in self._uses]
         takes = sorted(zip(decision.takes, names, strict=False), key=_order_of_locks)
         windows = {cap.window.kind: cap.window for cap in decision.takes}
         hour, day = windows.get("hour"), windows.get("day")

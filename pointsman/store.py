@@ -66,9 +66,9 @@ _CLAIM_OF_NOTHING: tuple[Any, ...] = (
     *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
     *([[]] * 18),
     *(0, *([[]] * 10)),
-    *([[]] * 5),
-    *(0, *([[]] * 4)),
     *([[]] * 3),
+    *(0, *([[]] * 4)),
+    *([[]] * 2),
 )
 """A claim without leads, which changes nothing."""
 _CLAIM_OF_NOBODY: tuple[Any, ...] = (

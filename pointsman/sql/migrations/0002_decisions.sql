@@ -108,12 +108,12 @@ $$;
 -- k_ distinct counters: first the k_taken that leads count under, then those only believed full. k_new: this router has
 --    never seen the row. k_changed: the config version at which the holder's caps or zone last changed. k_used: how many
 --    leads it is believed to have counted. k_need: how many leads of the batch count under it.
--- u_ what a lead says of a counter: u_takes: counts under it; else it is believed full. u_ahead: how many earlier leads of
---    the batch count under it. u_name: how the record names it.
+-- u_ what a lead says of a counter: u_counter: its place in k_, negative where it is believed full, else the lead counts
+--    under it. u_ahead: how many earlier leads of the batch count under it. u_name: how the record names it.
 -- r_ distinct enrollments whose turn matters: first the r_taken that win, then those only compared with. r_position: where
 --    they are believed to stand. r_new: this router has never seen the row.
--- c_ what a lead says of an enrollment that it compared: c_entry: its place in r_. c_after: the last earlier lead of the
---    batch that wins it, 0 for none.
+-- c_ what a lead says of an enrollment that it compared: c_entry: its place in r_, negative for the winner. c_after: the
+--    last earlier lead of the batch that wins it, 0 for none.
 --
 -- done: each lead's decision, 0 where a premise failed. repeated: when a no-route that is written already was decided, and
 -- with which flags.
@@ -129,9 +129,9 @@ create function pointsman.claim_1(
   l_state bytea[], l_digest bytea[], l_uses int[], l_compares int[],
   k_taken int, k_buyer uuid[], k_offer uuid[], k_kind text[], k_from timestamptz[], k_to timestamptz[], k_cap bigint[],
   k_changed bigint[], k_new bool[], k_used int[], k_need int[],
-  u_lead int[], u_counter int[], u_takes bool[], u_ahead int[], u_name int[],
+  u_counter int[], u_ahead int[], u_name int[],
   r_taken int, r_buyer uuid[], r_offer uuid[], r_position bigint[], r_new bool[],
-  c_lead int[], c_entry int[], c_after int[],
+  c_entry int[], c_after int[],
   out done bigint[], out repeated timestamptz[], out repeated_flags text[], out used int[], out positions bigint[], out failed text)
 language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 #variable_conflict use_column
@@ -148,7 +148,10 @@ declare
   failures jsonb := '{}';
   broken uuid[] := '{}';
   running int[];
+  u_end int := 0;
+  c_end int := 0;
   j int;
+  k int;
   seen int[];
   as_believed bool := false;
 begin
@@ -279,21 +282,22 @@ begin
   if cardinality(locked) = n
     and not exists (select from unnest(used[:k_taken], k_need, k_cap[:k_taken]) k(used, need, cap) where k.used + k.need > k.cap)
     and not exists (
-      select from unnest(u_counter, u_takes, u_ahead) u(k, takes, ahead) where not u.takes and used[u.k] + u.ahead < k_cap[u.k])
+      select from unnest(u_counter, u_ahead) u(k, ahead) where u.k < 0 and used[-u.k] + u.ahead < k_cap[-u.k])
     and not exists (
-      select from unnest(c_lead, c_entry, c_after) c(i, r, after)
-      where c.after = 0 and (positions[c.r] < r_position[c.r] or l_winner[c.i] = c.r and positions[c.r] <> r_position[c.r]))
+      select from unnest(c_entry, c_after) c(r, after)
+      where c.after = 0
+        and (positions[abs(c.r)] < r_position[abs(c.r)] or c.r < 0 and positions[-c.r] <> r_position[-c.r]))
   then
     done := array(
       select coalesce(d.id, nextval('pointsman.decisions_id_seq')) from unnest(done) with ordinality d(id, i) order by d.i);
     as_believed := used is not distinct from nullif(k_used, '{}') and positions is not distinct from nullif(r_position, '{}');
     if not as_believed or array_position(l_state, null) > 0 then
-      seen := array(select used[u.k] + u.ahead from unnest(u_counter, u_ahead) with ordinality u(k, ahead, i) order by u.i);
+      seen := array(select used[abs(u.k)] + u.ahead from unnest(u_counter, u_ahead) with ordinality u(k, ahead, i) order by u.i);
     end if;
   else
   -- 6. or lead by lead in queue order, on what the leads before it really took
     running := used;
-    seen := array_fill(0, array[cardinality(u_lead)]);
+    k_need := array_fill(0, array[k_taken]);
     for i in 1..n loop
       select l.status::text as status, l.buyer_id into lead from @host@.leads l where l.id = l_id[i];
       why := case
@@ -302,24 +306,30 @@ begin
         -- it assumed the outcome of an earlier lead that did not come true
         when coalesce(l_offer[i], zero) = any(broken) then 'after'
         when exists (
-          select from unnest(u_lead, u_counter, u_takes) u(lead, k, takes)
-          where u.lead = i and (running[u.k] < k_cap[u.k]) <> u.takes) then 'caps'
+          select from unnest(u_counter[u_end+1:l_uses[i]]) u(k)
+          where (running[abs(u.k)] < k_cap[abs(u.k)]) <> (u.k > 0)) then 'caps'
         when exists (
-          select from unnest(c_lead, c_entry, c_after) c(lead, r, after)
-          where c.lead = i and c.after = 0
-            and (positions[c.r] < r_position[c.r] or l_winner[i] = c.r and positions[c.r] <> r_position[c.r])) then 'rotation'
+          select from unnest(c_entry[c_end+1:l_compares[i]], c_after[c_end+1:l_compares[i]]) c(r, after)
+          where c.after = 0
+            and (positions[abs(c.r)] < r_position[abs(c.r)] or c.r < 0 and positions[-c.r] <> r_position[-c.r])) then 'rotation'
       end;
       if why is null then
         done[i] := coalesce(done[i], nextval('pointsman.decisions_id_seq'));
-        for j in select u.j from unnest(u_lead) with ordinality u(lead, j) where u.lead = i loop
-          seen[j] := running[u_counter[j]];
-          if u_takes[j] then running[u_counter[j]] := running[u_counter[j]] + 1; end if;
+        for j in u_end + 1 .. l_uses[i] loop
+          k := u_counter[j];
+          seen[j] := running[abs(k)];
+          if k > 0 then
+            running[k] := running[k] + 1;
+            k_need[k] := k_need[k] + 1;
+          end if;
         end loop;
       else
         done[i] := 0;
         broken := broken || coalesce(l_offer[i], zero);
         failures := failures || jsonb_build_object(i, why);
       end if;
+      u_end := l_uses[i];
+      c_end := l_compares[i];
     end loop;
     failed := jsonb_build_object('leads', failures);
   end if;
@@ -331,11 +341,9 @@ begin
   if j <> (select count(*) from unnest(l_buyer, done) x(b, d) where x.d > 0 and x.b is not null) then
     raise exception 'a trigger keeps leads from being assigned';
   end if;
-  update pointsman.cap_usage c set used = c.used + k.taken
-    from (
-      select k_buyer[u.k] b, k_offer[u.k] o, k_kind[u.k] t, k_from[u.k] f, count(*)::int taken
-      from unnest(u_lead, u_counter, u_takes) u(lead, k, takes) where u.takes and done[u.lead] > 0 group by u.k) k
-    where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f);
+  update pointsman.cap_usage c set used = c.used + k.need
+    from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken], k_need[:k_taken]) k(b, o, t, f, need)
+    where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) and k.need > 0;
   update pointsman.rotation t set position = r.position
     from (
       select r_buyer[x.r] b, r_offer[x.r] o, max(x.d) position
@@ -352,7 +360,7 @@ begin
       select x.*, case when as_believed and x.state is not null then x.state else pointsman.state(
           u_name[x.u_start+1:x.u_end], seen[x.u_start+1:x.u_end],
           array(
-            select case when c.after > 0 then done[c.after] else positions[c.r] end
+            select case when c.after > 0 then done[c.after] else positions[abs(c.r)] end
             from unnest(c_entry[x.c_start+1:x.c_end], c_after[x.c_start+1:x.c_end]) with ordinality c(r, after, j)
             order by c.j)) end as true_state
       from unnest(done, repeated, l_id, l_offer, l_vertical, l_market, l_buyer, l_policy, l_policy_version, l_outcome, l_cause,
