@@ -1,6 +1,6 @@
 """Measure, print the goals beside what was measured, and write the report: `python -m bench --quick`, `--full`.
 
-    python -m bench [--quick | --full] [--only NAME...] [--dsn DSN] [--json FILE] [--report FILE]
+    python -m bench [--quick | --full] [--only NAME...] [--dsn DSN] [--onto FILE] [--json FILE] [--report FILE]
 
 Without `--dsn` it uses the embedded PostgreSQL under `.pointsman/`. The worlds' databases, `pointsman_bench_*`, are
 kept and used again.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ async def main(options: argparse.Namespace, server: str, console: Console) -> No
     connection = await asyncpg.connect(server)
     about = report.machine((await connection.fetchval("show server_version")).split()[0])
     await connection.close()
-    figures = Figures()
+    figures = Figures(json.loads(options.onto.read_text("utf-8"))["figures"] if options.onto else None)
 
     def write() -> None:
         if options.json:
@@ -196,6 +197,7 @@ if __name__ == "__main__":
     size.add_argument("--full", action="store_true", help="up to 1,000,000 buyers, under half an hour")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these parts alone")
     parser.add_argument("--dsn", help="any database of a server; default: the embedded PostgreSQL")
+    parser.add_argument("--onto", type=Path, metavar="FILE", help="go on from an earlier run's JSON, with other parts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="write a Markdown report there, its plots beside it"
