@@ -173,7 +173,8 @@ class Bench:
 
 async def main(options: argparse.Namespace, server: str, console: Console) -> None:
     connection = await asyncpg.connect(server)
-    about = report.machine((await connection.fetchval("show server_version")).split()[0])
+    version = (await connection.fetchval("show server_version")).split()[0]
+    about = report.machine(version, "--full" if options.full else "--quick")
     await connection.close()
     figures = Figures(json.loads(options.onto.read_text("utf-8"))["figures"] if options.onto else None)
 

@@ -69,9 +69,10 @@ PLOTS = {
 }
 
 
-def machine(postgres: str) -> dict[str, Any]:
+def machine(postgres: str, plan: str) -> dict[str, Any]:
     """What it was measured on."""
     return {
+        "plan": plan,
         "system": platform.system(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
@@ -148,8 +149,8 @@ def _by_size(figures: Figures) -> Iterator[tuple[str, list[tuple[float, Spread]]
 def _lines(figures: Figures, about: dict[str, Any], folder: str, plots: Sequence[str]) -> Iterator[str]:
     yield HEAD
     yield (
-        f"Machine: {about['system']}, {about['processors']} processors, Python {about['python']}, "
-        f"PostgreSQL {about['postgresql']}; others' load on it when the run began: {about['load']}."
+        f"Made by `python -m bench {about['plan']}` on {about['system']} with {about['processors']} processors, "
+        f"Python {about['python']}, PostgreSQL {about['postgresql']}; the load when the run began: {about['load']}."
     )
     yield "\n## Goals\n"
     yield "| | measured | from | to | goal | |\n|---|---|---|---|---|---|"

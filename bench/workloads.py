@@ -25,6 +25,7 @@ from bench.peers.unbatched import unbatched
 from bench.worlds import BenchWorld, fresh
 from pointsman import Router
 from pointsman import world as demo
+from pointsman.cache import collector
 from pointsman.migrate import migrate
 from pointsman.world import NewLead
 
@@ -81,6 +82,7 @@ class Stage:
             for name, opened in subjects.items():
                 self.subjects[name] = await stack.enter_async_context(opened(self.dsn))
             self._warmed_in = None
+            collector.settle()  # as the service does
             yield
             for name in subjects:
                 del self.subjects[name]
