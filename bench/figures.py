@@ -29,6 +29,14 @@ class Figures:
         for metric, value in metrics.items():
             series.setdefault(metric, []).append(value)
 
+    def add(self, values: dict[str, dict[str, Series]]) -> None:
+        """Add what another process has measured."""
+        for workload, subjects in values.items():
+            for subject, series in subjects.items():
+                for metric, rounds in series.items():
+                    for value in rounds:
+                        self.note(workload, subject, **{metric: value})
+
     def has(self, workload: str, subject: str, metric: str) -> bool:
         return metric in self.values.get(workload, {}).get(subject, {})
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain, product
@@ -136,25 +139,35 @@ def _note_decisions(
 
 
 def measure_growth(figures: Figures, rounds: int, sizes: Sequence[int]) -> None:
-    """Decisions with 16 candidates in tables of all sizes, and what the indexes weigh."""
+    """Decisions with 16 candidates in tables of all sizes, and what the indexes weigh.
+
+    A process for each size: in a used one, memory that was freed is filled first, and the collector walks the rest.
+    """
     for buyers in sizes:
-        world, name = BenchWorld(Form(buyers)), f"{buyers:,} buyers"
-        gc.collect()
-        gc.disable()
-        before, began = _resident(), perf_counter()
-        indexes = load(changes(world))
-        seconds, weight = perf_counter() - began, _resident() - before
-        gc.enable()
-        rows = len(indexes.areas) + (1 + ENROLLMENTS) * buyers
-        figures.note("size", name, seconds=seconds, bytes_a_row=weight / rows)
-        figures.note("full collection", name, as_is=_collection())
-        freeze()
-        figures.note("full collection", name, frozen=_collection())
-        leads = leads_with(indexes, world, 16)
-        for strategy in STRATEGIES:
-            set_strategy(indexes, world, strategy)
-            _note_decisions(figures, rounds, f"growth, {strategy}", name, indexes, leads)
-        gc.unfreeze()
+        command = (sys.executable, "-m", "bench.memory", str(buyers), str(rounds))
+        figures.add(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+
+
+def measure_size(figures: Figures, rounds: int, buyers: int) -> None:
+    """One size, in this process."""
+    world, name = BenchWorld(Form(buyers)), f"{buyers:,} buyers"
+    next(world.areas())  # the map and the lists that the world is made from are no part of the indexes
+    gc.collect()
+    gc.disable()
+    before = _resident()
+    indexes = load(changes(world))
+    weight = _resident() - before
+    gc.enable()
+    rows = len(indexes.areas) + (1 + ENROLLMENTS) * buyers
+    figures.note("size", name, bytes_a_row=weight / rows)
+    figures.note("full collection", name, as_is=_collection())
+    freeze()
+    figures.note("full collection", name, frozen=_collection())
+    leads = leads_with(indexes, world, 16)
+    for strategy in STRATEGIES:
+        set_strategy(indexes, world, strategy)
+        _note_decisions(figures, rounds, f"growth, {strategy}", name, indexes, leads)
+    gc.unfreeze()
 
 
 def measure_load(figures: Figures, rounds: int, buyers: int) -> None:
@@ -210,3 +223,9 @@ def _resident() -> int:
     """Bytes of memory that this process holds; 0 where the system does not say."""
     status = Path("/proc/self/statm")
     return int(status.read_text("ascii").split()[1]) * 4096 if status.exists() else 0
+
+
+if __name__ == "__main__":
+    found = Figures()
+    measure_size(found, int(sys.argv[2]), int(sys.argv[1]))
+    print(json.dumps(found.values))

@@ -56,7 +56,8 @@ The server keeps `fsync` and `synchronous_commit` on; client and server share th
 
 *Steady*: the buyers' counters are there, as they are for most leads of a day.
 *Cold*: each lead is of a kind that was never seen, so that most are the first of their buyers' windows,
-and their counters are made and counted anew.
+and their counters are made and counted anew; the column of new counters says how many were, since a small world
+soon has no such leads left.
 *Two bare trips*: read the lead by its key, then one guarded UPDATE; nobody who decides outside SQL can do with less.
 *Unbatched*: our own router, a transaction and a connection a lead.
 The peers' sources are in `bench/peers`; they record no decisions and know no exclusivities.
