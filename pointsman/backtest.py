@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -156,6 +156,17 @@ async def backtest_on(
     return comparison
 
 
+class _Counts(dict[tuple[bytes, int], int]):
+    """What a state has counted, worked out when it is asked for."""
+
+    def __init__(self, count: Callable[[tuple[bytes, int]], int]) -> None:
+        super().__init__()
+        self._count = count
+
+    def get(self, counter: tuple[bytes, int], default: object = None) -> int:
+        return self._count(counter)
+
+
 class Forward(State):
     """The state that the draft's own choices leave, on top of what was there before the first of its leads."""
 
@@ -163,6 +174,7 @@ class Forward(State):
 
     def __init__(self, served: Served, indexes: Indexes) -> None:
         super().__init__()
+        self.used = _Counts(self.counted)
         self._served = served
         self._indexes = indexes
         self._before = self.at = 0
@@ -173,7 +185,8 @@ class Forward(State):
         """Be what the decisions with smaller ids left."""
         self._before, self.at, self._indexes = decision_id, at, indexes
 
-    def usage(self, counter: tuple[bytes, int]) -> int:
+    def counted(self, counter: tuple[bytes, int]) -> int:
+        """How many leads there are in the window of now."""
         buyer_id, offer_id, kind = metered(counter[0])
         zone = self._indexes.buyers[buyer_id].zone
         assert zone is not None  # or no window could be asked about
@@ -184,8 +197,8 @@ class Forward(State):
             count = counts[window] = self._served.counted((buyer_id, offer_id), window, self._before)
         return count
 
-    def position(self, enrollment: Enrollment) -> int:
-        return self._served.position(enrollment, self._before)
+    def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
+        return [self._served.position(enrollment, self._before) for enrollment in compared]
 
     def serve(self, enrollment: Enrollment) -> None:
         """Count the lead that this state was asked about."""

@@ -68,7 +68,6 @@ class Batch(State):
     """
 
     __slots__ = (
-        "_ahead",
         "_compares",
         "_counters",
         "_fence",
@@ -96,7 +95,7 @@ class Batch(State):
         self._fence = fence
         self._seen = seen
         self._known = known
-        self._ahead: dict[tuple[bytes, int], int] = {}
+        self.used, self.positions = seen.used, seen.positions
         self._last_win: dict[bytes, int] = {}
         self._counters: dict[Counter, Cap] = {}
         self._turns: dict[bytes, Enrollment] = {}
@@ -105,14 +104,12 @@ class Batch(State):
         self._heads: list[bytes] = []
         self._states: list[bytes | None] = []
 
-    def usage(self, counter: tuple[bytes, int]) -> int:
-        return self._seen.used.get(counter, 0) + self._ahead.get(counter, 0)
-
-    def position(self, enrollment: Enrollment) -> int:
-        turn = enrollment.turn
-        if turn in self._last_win:
-            return _SERVED_IN_BATCH + self._last_win[turn]
-        return self._seen.positions.get(turn, 0)
+    def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
+        position, won = self.positions.get, self._last_win.get
+        return [
+            position(enrollment.turn, 0) if (lead := won(enrollment.turn)) is None else _SERVED_IN_BATCH + lead
+            for enrollment in compared
+        ]
 
     @property
     def counters(self) -> Sequence[Counter]:
@@ -132,13 +129,13 @@ class Batch(State):
         used = []
         for index, (cap, name) in enumerate(record.named(decision)):
             counter, takes = cap.counter, index < taken
-            ahead = self._ahead.get(counter, 0)
+            ahead = self.ahead.get(counter, 0)
             self._counters.setdefault(counter, cap)
             self._uses.append((counter, takes, ahead, name))
             used.append((name, self._seen.used.get(counter, 0) + ahead))
             if takes:
-                self._ahead[counter] = ahead + 1
-        positions = [self.position(enrollment) for enrollment in decision.compared]
+                self.ahead[counter] = ahead + 1
+        positions = self.positions_of(decision.compared)
         for enrollment in decision.compared:
             self._turns.setdefault(enrollment.turn, enrollment)
             wins = enrollment is decision.winner
@@ -163,7 +160,7 @@ class Batch(State):
             *counter_arrays(self._counters.values()),
             [counter not in self._known.used for counter in self._counters],
             [self._seen.used.get(counter, 0) for counter in self._counters],
-            [self._ahead.get(counter, 0) for counter in self._counters],
+            [self.ahead.get(counter, 0) for counter in self._counters],
             [counter_index[counter] * (1 if takes else -1) for counter, takes, _, _ in self._uses],
             [ahead for _, _, ahead, _ in self._uses],
             [name for *_, name in self._uses],
@@ -258,7 +255,7 @@ class Batch(State):
 
     def _put_taken_first(self) -> None:
         """Counters that leads count under, and enrollments that win, come before those that are only looked at."""
-        taken = [counter for counter in self._counters if counter in self._ahead]
+        taken = [counter for counter in self._counters if counter in self.ahead]
         won = list(self._last_win)
         self.taken, self.won = len(taken), len(won)
         self._counters = {counter: self._counters[counter] for counter in taken} | self._counters

@@ -42,6 +42,8 @@ TABLES = (
 
 _NOTHING = BitMap()
 _REMEMBERED_POLICIES = 100_000
+_REMEMBERED_PLACES = 1_000
+"""Of leads, a market: few enough to be forgotten in microseconds when the market changes."""
 
 _Place = tuple[UUID | None, str, str | None]  # market, scope, value
 
@@ -75,7 +77,7 @@ class Cell:
 class Market:
     """Who takes leads where in one market."""
 
-    __slots__ = ("_free", "_repeated", "_scopes", "cells", "covering", "numbers")
+    __slots__ = ("_free", "_repeated", "_scopes", "cells", "covering", "found", "numbers")
 
     def __init__(self) -> None:
         self.numbers: dict[UUID, int] = {}
@@ -85,9 +87,12 @@ class Market:
         # (scope, value, number) -> how many more rows say the same: rows whose values are equal once normalised
         self._repeated: dict[tuple[str, str | None, int], int] = {}
         self._free: list[int] = []
+        # (offer, postal code, city) of leads -> who covers them, until anything changes here
+        self.found: dict[tuple[UUID, str | None, str | None], tuple[Enrollment, ...]] = {}
 
     def add(self, area: Area) -> bool:
         """Count an area in; true if it is the buyer's first here."""
+        self.found.clear()
         number = self.numbers.get(area.buyer_id)
         is_first = number is None
         if number is None:
@@ -107,6 +112,7 @@ class Market:
 
     def remove(self, area: Area) -> bool:
         """Take back what `add` counted in; true if it was the buyer's last here."""
+        self.found.clear()
         number = self.numbers[area.buyer_id]
         place = (area.scope, area.value)
         if more := self._repeated.pop((*place, number), 0):
@@ -184,12 +190,20 @@ class Indexes:
         market = self.markets.get(lead.market_id)
         if market is None:
             return ()
-        cell = market.cells.get(lead.offer_id)
-        if cell is None:
-            cell = self._cell(market, lead.offer_id)
-        rows = cell.rows
-        holding = market.holding(geo.postal_code(lead.postal_code), geo.city(lead.city))
-        return [rows[number] for number in holding & cell.enrolled]
+        place = (lead.offer_id, lead.postal_code, lead.city)
+        found = market.found.get(place)
+        if found is None:
+            cell = market.cells.get(lead.offer_id)
+            if cell is None:
+                cell = self._cell(market, lead.offer_id)
+            rows = cell.rows
+            holding = market.holding(geo.postal_code(lead.postal_code), geo.city(lead.city))
+            found = tuple([rows[number] for number in holding & cell.enrolled])
+            if lead.offer_id in market.cells:  # or nobody would tell the market of the offer's first enrollment
+                if len(market.found) == _REMEMBERED_PLACES:  # leads can name any
+                    market.found.clear()
+                market.found[place] = found
+        return found
 
     def exclusivities(self, lead: Lead) -> Iterable[Sequence[Exclusivity]]:
         """The exclusivities that match the lead, a list a scope, most specific first."""
@@ -273,6 +287,7 @@ class Indexes:
         self._enrollments_of.setdefault(buyer_id, {})[offer_id] = enrollment
         for market in self._markets_with_cells.get(offer_id, ()):
             if (number := market.numbers.get(buyer_id)) is not None:
+                market.found.clear()
                 market.cells[offer_id].put(number, enrollment)
 
     def _drop_enrollment(self, key: str) -> None:
@@ -282,6 +297,7 @@ class Indexes:
         del self.enrollments[offer_id][buyer_id]
         for market in self._markets_with_cells.get(offer_id, ()):
             if (number := market.numbers.get(buyer_id)) is not None:
+                market.found.clear()
                 market.cells[offer_id].drop(number)
 
     def _put_area(self, image: Image, version: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -41,29 +41,39 @@ class Cap(NamedTuple):
         return "buyer" if self.slot >= Slot.HOURLY_OF_BUYER else "enrollment"
 
 
+class Full(NamedTuple):
+    """A buyer that nothing but its caps keeps from a lead, and the first of them that is reached."""
+
+    enrollment: Enrollment
+    cap: Cap
+
+
 class State:
     """Usage and positions as far as they are known; what is not known is 0: never used, never served.
 
-    Counts go by `Counter`, positions by `Enrollment.turn`.
+    Counts go by `Counter`: `used`, and on top of it `ahead`, what earlier leads of the same batch take. Positions go by
+    `Enrollment.turn`.
     """
 
-    __slots__ = ("positions", "used")
+    __slots__ = ("ahead", "positions", "used")
 
     def __init__(self) -> None:
         self.used: dict[tuple[bytes, int], int] = {}
+        self.ahead: dict[tuple[bytes, int], int] = {}
         self.positions: dict[bytes, int] = {}
 
     def usage(self, counter: tuple[bytes, int]) -> int:
         """Leads already counted there."""
-        return self.used.get(counter, 0)
+        return self.used.get(counter, 0) + self.ahead.get(counter, 0)
 
     def position(self, enrollment: Enrollment) -> int:
         """The id of the decision that last served `enrollment`, 0 before its first turn."""
-        return self.positions.get(enrollment.turn, 0)
+        return self.positions_of((enrollment,))[0]
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
         """The positions of all whose turns are compared, asked for at once."""
-        return [self.position(enrollment) for enrollment in compared]
+        position = self.positions.get
+        return [position(enrollment.turn, 0) for enrollment in compared]
 
 
 def caps(enrollment: Enrollment, at: int) -> list[Cap]:
@@ -71,19 +81,30 @@ def caps(enrollment: Enrollment, at: int) -> list[Cap]:
     return [bind(enrollment, limit, at) for limit in enrollment.limits]
 
 
-def first_reached(enrollment: Enrollment, state: State, at: int) -> Cap | None:
-    """The first of these caps that has no room as far as `state` knows."""
-    for limit in enrollment.limits:
-        cap = bind(enrollment, limit, at)
-        if state.usage(cap.counter) >= cap.limit:
-            return cap
-    return None
+def with_room(enrollments: Iterable[Enrollment], state: State, at: int) -> tuple[list[Enrollment], list[Full]]:
+    """Those who have room under every cap as far as `state` knows, and the others with the first that is reached."""
+    used, ahead = state.used.get, state.ahead.get if state.ahead else None
+    room: list[Enrollment] = []
+    full: list[Full] = []
+    for enrollment in enrollments:
+        for limit in enrollment.limits:
+            if not limit.start <= at < limit.end:
+                bind(enrollment, limit, at)
+            count = used(limit.counter, 0)
+            if ahead is not None:
+                count += ahead(limit.counter, 0)
+            if count >= limit.limit:
+                full.append(Full(enrollment, bind(enrollment, limit, at)))
+                break
+        else:
+            room.append(enrollment)
+    return room, full
 
 
 def bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:
     """One of the enrollment's limits as it binds at an instant."""
     cap = limit.cap
-    if cap is not None and cap.window.start <= at < cap.window.end:
+    if cap is not None and limit.start <= at < limit.end:
         return cap
     buyer = enrollment.buyer
     assert buyer is not None  # or there would be no limits
@@ -92,6 +113,7 @@ def bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:
     changed = buyer.changed
     if limit.offer_id is not NOBODY:
         changed = max(changed, enrollment.changed)  # the windows of both are the buyer's
-    counter = Counter(limit.meter, window.start)
+    counter = limit.counter = Counter(limit.meter, window.start)
+    limit.start, limit.end = window.start, window.end
     limit.cap = cap = Cap(limit.slot, buyer.id, limit.offer_id, limit.limit, window, changed, counter)
     return cap

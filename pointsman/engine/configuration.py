@@ -56,10 +56,11 @@ class Slot(IntEnum):
 class Limit:
     """A cap that binds an enrollment's leads; `offer_id` is `NOBODY` where it is the buyer's, over all its offers.
 
-    `cap` is how it bound last: the window of a moment ago is mostly that of the next lead too (`capacity.bind`).
+    `cap` is how it bound last, with its `counter`, from `start` until before `end`: the window of a moment ago is
+    mostly that of the next lead too (`capacity.bind`).
     """
 
-    __slots__ = ("cap", "kind", "limit", "meter", "offer_id", "slot")
+    __slots__ = ("cap", "counter", "end", "kind", "limit", "meter", "offer_id", "slot", "start")
 
     def __init__(self, slot: Slot, buyer_id: UUID, offer_id: UUID, kind: str, limit: int) -> None:
         self.slot = slot
@@ -68,6 +69,8 @@ class Limit:
         self.limit = limit
         self.meter = meter(buyer_id, offer_id, kind)
         self.cap: Cap | None = None
+        self.counter: tuple[bytes, int] = (self.meter, 0)
+        self.start = self.end = 0
 
 
 def turn(buyer_id: UUID, offer_id: UUID) -> bytes:
@@ -133,6 +136,7 @@ class Enrollment:
         "changed",
         "enrolled_at",
         "faults",
+        "hours",
         "limits",
         "offer_id",
         "own_faults",
@@ -164,6 +168,7 @@ class Enrollment:
     def belong_to(self, buyer: Buyer | None) -> None:
         """Take the buyer as it is now; None where no such buyer exists."""
         self.buyer = buyer
+        self.hours = None if buyer is None else buyer.hours
         self.limits = self._limits(buyer)
         if buyer is None:
             self.faults = int(self.own_faults | Fault.BUYER_MISSING)

@@ -7,9 +7,9 @@ from operator import attrgetter
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from pointsman.engine.capacity import Cap, State, caps
+from pointsman.engine.capacity import Cap, Full, State, caps
 from pointsman.engine.configuration import Enrollment, Exclusivity, Offer
-from pointsman.engine.eligibility import Full, Screened, screen
+from pointsman.engine.eligibility import Screened, screen
 from pointsman.engine.exclusivity import Holding, holding
 from pointsman.engine.policy import Policy
 from pointsman.engine.strategy import Ranking

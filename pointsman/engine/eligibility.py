@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pointsman.engine.capacity import Cap, State, caps, first_reached
+from pointsman.engine.capacity import Full, State, caps, with_room
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.faults import Fault
 from pointsman.engine.policy import Rules
@@ -22,13 +22,6 @@ _FIELDS = (
 )
 
 
-class Full(NamedTuple):
-    """A buyer that nothing but its caps keeps from the lead, and the first of them that is reached."""
-
-    enrollment: Enrollment
-    cap: Cap
-
-
 class Screened(NamedTuple):
     """Covering enrollments that can have the lead, and those that their caps alone keep from it."""
 
@@ -38,23 +31,17 @@ class Screened(NamedTuple):
 
 def screen(covering: Iterable[Enrollment], rules: Rules, state: State, at: int) -> Screened:
     """Sort covering enrollments into those that can have the lead at `at`, and those whose caps alone forbid it."""
-    enforced, hours_matter, sla_required = rules.enforced, rules.acceptance_hours, rules.sla_required
-    eligible: list[Enrollment] = []
-    full: list[Full] = []
-    for enrollment in covering:
-        buyer = enrollment.buyer
-        if enrollment.faults & enforced or buyer is None:
-            continue
-        if hours_matter and buyer.hours is not None and not buyer.hours.is_open(at):
-            continue
-        if sla_required and not is_prompt(enrollment, rules):
-            continue
-        cap = first_reached(enrollment, state, at) if enrollment.limits else None
-        if cap is None:
-            eligible.append(enrollment)
-        else:
-            full.append(Full(enrollment, cap))
-    return Screened(eligible, full)
+    enforced = rules.enforced
+    standing = [enrollment for enrollment in covering if not enrollment.faults & enforced]
+    if rules.acceptance_hours:
+        standing = [
+            enrollment
+            for enrollment in standing
+            if (hours := enrollment.hours) is None or hours.opened <= at < hours.closes or hours.is_open(at)
+        ]
+    if rules.sla_required:
+        standing = [enrollment for enrollment in standing if is_prompt(enrollment, rules)]
+    return Screened(*with_room(standing, state, at))
 
 
 def reasons(enrollment: Enrollment, rules: Rules, state: State, at: int) -> tuple[Reason, ...]:

@@ -81,10 +81,11 @@ class _Chunk:
 class Hours:
     """Acceptance hours in the zone that they are read in: a pure function of the instant that remembers its last work.
 
-    Knows nothing of a buyer, so that all buyers with the same hours can share one.
+    Knows nothing of a buyer, so that all buyers with the same hours can share one. From `opened` until before `closes`
+    it is open.
     """
 
-    __slots__ = ("_chunk", "_dates", "_open_days", "_stretch", "_weekly", "zone")
+    __slots__ = ("_chunk", "_dates", "_open_days", "_stretch", "_weekly", "closes", "opened", "zone")
 
     def __init__(self, hours: WeeklyHours, zone: Zone) -> None:
         self.zone = zone
@@ -93,6 +94,7 @@ class Hours:
         self._open_days = sorted(day for day, row in hours.dates.items() if row)
         self._stretch = _Stretch(0, 0, is_open=False)
         self._chunk = _Chunk(0, 0, [])
+        self.opened = self.closes = 0
 
     def is_as(self, other: Hours) -> bool:
         """Whether both are open at the same instants for the same reason."""
@@ -104,6 +106,8 @@ class Hours:
         if stretch.start <= at < stretch.end:
             return stretch.is_open
         self._stretch = stretch = self._chunk_with(at).stretch(at)
+        if stretch.is_open:
+            self.opened, self.closes = stretch.start, stretch.end
         return stretch.is_open
 
     def next_opening(self, at: int) -> int | None:

@@ -137,6 +137,7 @@ class _Recorded(State):
 
     def __init__(self, recorded: Sequence[int], around: State) -> None:
         self.used = around.used
+        self.ahead = around.ahead
         self.positions = around.positions
         self._recorded = recorded
 

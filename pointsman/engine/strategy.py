@@ -102,6 +102,8 @@ class Ranking:
     def _values(self, name: str, left: Sequence[Enrollment]) -> Sequence[Any]:
         if name == TURN:
             return self.state.positions_of(left)
+        if name == "priority_rank":
+            return [enrollment.priority_rank for enrollment in left]
         part = _PARTS[name]
         return [part(self, enrollment) for enrollment in left]
 
