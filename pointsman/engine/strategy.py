@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Context, Decimal
 from functools import total_ordering
 from hashlib import blake2b
@@ -22,6 +22,8 @@ _LAST = (1, 0)
 _TOO_CLOSE = 1e-12
 """Relative distance under which two scores in floating point (good to some 1e-15) do not prove their order."""
 _EXACT = Context(prec=60)
+_HALF, _WHOLE = 1 << 64, 1 << 65
+"""Of u = (2 n + 1) / 2^65."""
 
 
 def lead_hash(lead_id: UUID, buyer_id: UUID, salt: bytes) -> int:
@@ -41,10 +43,7 @@ class Score:
     def __init__(self, n: int, weight: int) -> None:
         self.n = n
         self.weight = weight
-        # whichever of u and 1 - u is small is exact in integers and keeps its digits as a float
-        below, above = 2 * n + 1, (1 << 65) - 2 * n - 1
-        ln = math.log(below / (1 << 65)) if below < above else math.log1p(-above / (1 << 65))
-        self.value = -ln / weight
+        self.value = _value(n, weight)
 
     def exact(self) -> Decimal:
         """The score with 60 digits."""
@@ -74,13 +73,13 @@ class Ranking:
     Unusable values (None, a weight of 0 under `weighted`) never get here: they are faults.
     """
 
-    __slots__ = ("_hasher", "lead_id", "rules", "state")
+    __slots__ = ("_of_lead", "lead_id", "rules", "state")
 
     def __init__(self, rules: Rules, lead_id: UUID, state: State) -> None:
         self.rules = rules
         self.lead_id = lead_id
         self.state = state
-        self._hasher: blake2b | None = None
+        self._of_lead: blake2b | None = None
 
     def first(self, eligible: Sequence[Enrollment]) -> tuple[Enrollment, Sequence[Enrollment]]:
         """Who goes first, and all whom only their turns told from that one (that one included; nobody if alone).
@@ -94,16 +93,34 @@ class Ranking:
                 break
             if name == TURN and not compared:
                 compared = left
+            if name == "score":
+                left = self._with_least_score(left)
+                continue
             values = self._values(name, left)
-            best = _least(values) if name == "score" else min(values)
+            best = min(values)
             left = [enrollment for enrollment, value in zip(left, values, strict=True) if value == best]
         return left[0], compared
+
+    def _with_least_score(self, left: Sequence[Enrollment]) -> Sequence[Enrollment]:
+        """Those with the smallest score; scores that floats tell apart are never made."""
+        hashes = self._hashes(left)
+        values = [_value(n, enrollment.weight or 1) for n, enrollment in zip(hashes, left, strict=True)]
+        near = min(values) * (1 + 2 * _TOO_CLOSE)
+        close = [
+            (Score(n, enrollment.weight or 1), enrollment)
+            for n, enrollment, value in zip(hashes, left, values, strict=True)
+            if value <= near
+        ]
+        least = min(score for score, _ in close)
+        return [enrollment for score, enrollment in close if score == least]
 
     def _values(self, name: str, left: Sequence[Enrollment]) -> Sequence[Any]:
         if name == TURN:
             return self.state.positions_of(left)
         if name == "priority_rank":
             return [enrollment.priority_rank for enrollment in left]
+        if name == "lead_hash":
+            return self._hashes(left)
         part = _PARTS[name]
         return [part(self, enrollment) for enrollment in left]
 
@@ -129,19 +146,26 @@ class Ranking:
 
     def hash(self, enrollment: Enrollment) -> int:
         """The `lead_hash` of the lead and the enrollment's buyer."""
-        hasher = self._hasher
-        if hasher is None:
-            hasher = self._hasher = blake2b(self.lead_id.bytes, digest_size=8)
-        hasher = hasher.copy()
-        hasher.update(enrollment.turn[:16] + self.rules.salt)
-        return int.from_bytes(hasher.digest(), "big")
+        return self._hashes((enrollment,))[0]
+
+    def _hashes(self, enrollments: Iterable[Enrollment]) -> list[int]:
+        of_lead, salt = self._of_lead, self.rules.salt
+        if of_lead is None:
+            of_lead = self._of_lead = blake2b(self.lead_id.bytes, digest_size=8)
+        hashes = []
+        for enrollment in enrollments:
+            hasher = of_lead.copy()
+            hasher.update(enrollment.turn[:16] + salt)
+            hashes.append(int.from_bytes(hasher.digest()))
+        return hashes
 
 
-def _least(scores: Sequence[Score]) -> Score:
-    """The smallest, found in floats where these are safe."""
-    value = min(score.value for score in scores)
-    near = [score for score in scores if score.value <= value * (1 + 2 * _TOO_CLOSE)]
-    return min(near)
+def _value(n: int, weight: int) -> float:
+    """-ln(u) / weight; whichever of u and 1 - u is small is exact in integers and keeps its digits as a float."""
+    below = 2 * n + 1
+    if below < _HALF:
+        return -math.log(below / _WHOLE) / weight
+    return -math.log1p((below - _WHOLE) / _WHOLE) / weight
 
 
 def _score(ranking: Ranking, enrollment: Enrollment) -> Score:
