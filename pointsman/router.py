@@ -61,6 +61,8 @@ PLAIN_TRIES = 2
 CALLERS_TRIES = 6
 """Tries in a caller's transaction, which must not hold configuration still; at 30 changes a second two are too few."""
 LARGEST_BATCH = 500
+LEAST_BATCH = 8
+"""How small batches become while configuration changes faster than larger ones are claimed."""
 LARGEST_HELD = 25
 """How many leads the last resort takes at once: what is decided under the seal must be done long before the server ends
 an idle transaction, however many buyers each lead is compared on (500 leads of 1,000 buyers took 1.3 s)."""
@@ -117,6 +119,7 @@ class Router:
         self._watch: asyncio.Task[NoReturn] | None = None
         self._is_closed = False
         self._fence: tuple[Version | None, int] = (None, 0)
+        self._most = LARGEST_BATCH
 
     @classmethod
     def open(
@@ -220,7 +223,7 @@ class Router:
             while self._queue:
                 batch: dict[UUID, list[asyncio.Future[Answer]]] = {}
                 since = self._queue[0][2]
-                while self._queue and len(batch) < LARGEST_BATCH:
+                while self._queue and len(batch) < self._most:
                     lead_id, waiter, _ = self._queue.popleft()
                     if not waiter.done():
                         batch.setdefault(lead_id, []).append(waiter)
@@ -249,7 +252,7 @@ class Router:
 
         After `until` (the loop's time) a batch that fails for somebody's locks is parted no further.
         """
-        waiting, lost = lead_ids, 0
+        waiting, lost, is_overtaken = lead_ids, 0, False
         while waiting and attempt <= PLAIN_TRIES:
             if attempt == PLAIN_TRIES and len(waiting) > LARGEST_HELD:
                 for first in range(0, len(waiting), LARGEST_HELD):
@@ -260,7 +263,8 @@ class Router:
             try:
                 async with self._store.connection() as connection:
                     if attempt < PLAIN_TRIES:
-                        waiting = await self._try(connection, waiting, answers, reread=attempt > 0)
+                        reread = attempt > 0 and not is_overtaken
+                        waiting, is_overtaken = await self._try(connection, waiting, answers, reread=reread)
                     else:
                         waiting = await self._last_resort(connection, waiting, answers)
             except LostWhileReading:
@@ -313,12 +317,12 @@ class Router:
 
     async def _try(
         self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer], *, reread: bool
-    ) -> list[UUID]:
-        """Read, decide, claim. Returns the leads whose claim did not hold."""
+    ) -> tuple[list[UUID], bool]:
+        """Read, decide, claim. The leads whose claim did not hold, and whether configuration alone had moved on."""
         reading = await self._read(connection, lead_ids)
         leads = _open_leads(lead_ids, reading, answers)
         if not leads:
-            return []
+            return [], False
         version = _known(reading.version)
         seen: State = self._beliefs
         if reread:
@@ -328,7 +332,7 @@ class Router:
         batch = self._decide(leads, indexes, reading, seen)
         claimed = await self._claim(connection, batch, None if reread else reading)
         self._learn(batch, claimed)
-        return _taken_up(batch, claimed, answers)
+        return _taken_up(batch, claimed, answers), _is_overtaken(claimed)
 
     async def _last_resort(
         self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer]
@@ -463,7 +467,15 @@ class Router:
         self.metrics.took(self.metrics.claim, since)
         if claimed.failed is not None:
             self.metrics.conflicted(claimed.failed)
+        self._size_batches(len(batch.decisions), claimed)
         return claimed
+
+    def _size_batches(self, leads: int, claimed: Claimed) -> None:
+        """Half as many leads at once where configuration overtook a batch, then slowly more again."""
+        if _is_overtaken(claimed):
+            self._most = max(LEAST_BATCH, leads // 2)
+        elif leads == self._most:
+            self._most = min(LARGEST_BATCH, leads + leads // 4 + 1)
 
     def _learn(self, batch: Batch, claimed: Claimed) -> None:
         if claimed.failed is not None and "missing" in claimed.failed:
@@ -646,6 +658,10 @@ def _known(version: Version | None) -> Version:
     if version is None:
         raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
     return version
+
+
+def _is_overtaken(claimed: Claimed) -> bool:
+    return claimed.failed is not None and "version" in claimed.failed
 
 
 def _candidates(indexes: Indexes, leads: Iterable[Lead]) -> Iterable[Enrollment]:

@@ -21,6 +21,11 @@ def paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            # what was built goes among the old at once, or the next small collection would walk all of it
+            is_settled = gc.get_freeze_count() > 0
+            gc.freeze()
+            if not is_settled:
+                gc.unfreeze()
             gc.enable()
 
 

@@ -220,6 +220,27 @@ async def test_caller_whose_tries_all_conflict_is_busy_and_its_transaction_goes_
     assert [] == await violations(connection)
 
 
+async def test_batches_shrink_while_configuration_overtakes_them_and_grow_again(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, _ = await scene(connection)
+    leads = [await make_lead(connection, offer) for _ in range(120)]
+    claim, sizes = Store.claim, list[int]()
+
+    async def overtaken_at_first(self: Store, on: asyncpg.Connection, arguments: Any) -> Any:
+        sizes.append(len(arguments[7]))
+        if len(sizes) == 1:
+            await make_buyer(connection)
+        return await claim(self, on, arguments)
+
+    monkeypatch.setattr(Store, "claim", overtaken_at_first)
+    async with Router.open(database) as router:
+        await router.route_many(leads[:40])
+        await router.route_many(leads[40:])
+    assert [40, 40, 20, 26, 33] == sizes  # and the last one alone
+    assert [] == await violations(connection)
+
+
 # caps to the last lead, on a clock of the test's own
 
 

@@ -368,3 +368,11 @@ def test_the_collector_is_as_it_was_after_a_pause() -> None:
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_what_was_built_in_a_pause_is_not_walked_by_the_next_small_collection() -> None:
+    with collector.paused():
+        built = [[number] for number in range(20_000)]
+    young = set(map(id, gc.get_objects(generation=0)))
+    assert not young.intersection(map(id, built))
+    assert 0 == gc.get_freeze_count()
