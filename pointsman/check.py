@@ -73,10 +73,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """Who owns a place, market by market; `names` are what people call the offer and the buyers."""
+    """Who owns a place, market by market.
+
+    `names` are what people call the offer and the buyers, `zones` the buyers' time zones as they are written now.
+    """
 
     answers: tuple[Ownership, ...]
     names: Mapping[UUID, str]
+    zones: Mapping[UUID, str | None]
 
 
 async def check(dsn: str, progress: Progress = lambda what, done, total: None) -> Checked:
@@ -105,8 +109,8 @@ async def who_owns(dsn: str, place: Place, at: datetime | None = None) -> Owned:
             await reader.ownership(place, market_id, moment, is_past=moment < now)
             for market_id in await reader.markets(place)
         ]
-        named = {place.offer_id} | {buyer for answer in answers for buyer in _buyers(answer)}
-        return Owned(tuple(answers), await reader.names(named))
+        buyers = {buyer for answer in answers for buyer in _buyers(answer)}
+        return Owned(tuple(answers), await reader.names({place.offer_id} | buyers), await reader.zones(buyers))
 
 
 @asynccontextmanager
@@ -184,6 +188,10 @@ class _Reader:
     async def names(self, ids: Iterable[UUID]) -> dict[UUID, str]:
         """What people call these offers and buyers."""
         return {row["id"]: row["name"] or "" for row in await self._connection.fetch(self._sql["names"], list(ids))}
+
+    async def zones(self, buyers: Iterable[UUID]) -> dict[UUID, str | None]:
+        """The time zones of these buyers, whether they can be read or not."""
+        return {row["id"]: row["timezone"] for row in await self._connection.fetch(self._sql["zones"], list(buyers))}
 
     # who owns
 

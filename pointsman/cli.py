@@ -11,7 +11,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -52,6 +52,8 @@ from pointsman.wire import answer_json, explanation_json, plain, problem
 
 T = TypeVar("T")
 Opening = contextlib.AbstractAsyncContextManager[Router]
+Zones = Mapping[UUID, str]
+"""The names of the buyers' time zones."""
 
 EMBEDDED_FOLDER = Path(".pointsman")
 FOUND_SOMETHING, CANNOT_RUN, INTERRUPTED = 1, 2, 130
@@ -243,9 +245,9 @@ def explain(
     with _router() as router:
         try:
             if isinstance(subject, UUID) and (instant or policy):
-                explanation = _run(_explain_hypothetical(router, subject, instant, rules))
+                explanation, zones = _run(_explain_hypothetical(router, subject, instant, rules))
             else:
-                explanation = _run(_explain(router, subject))
+                explanation, zones = _run(_explain(router, subject))
         except (LeadNotFound, DecisionNotFound, HistoryPruned) as error:
             if as_json:
                 _print_json({"error": problem(error)})
@@ -254,7 +256,7 @@ def explain(
     if as_json:
         _print_json(explanation_json(explanation))
     else:
-        _draw(explanation)
+        _draw(explanation, zones)
 
 
 @app.command()
@@ -481,14 +483,17 @@ async def _route(opening: Opening, lead_ids: list[UUID]) -> list[Outcome | Point
         return await router.route_many(lead_ids)
 
 
-async def _explain(opening: Opening, subject: UUID | int) -> Explanation:
+async def _explain(opening: Opening, subject: UUID | int) -> tuple[Explanation, Zones]:
     async with _loaded(opening) as router:
-        return await (router.explain(subject) if isinstance(subject, UUID) else router.explain_decision(subject))
+        explaining = router.explain(subject) if isinstance(subject, UUID) else router.explain_decision(subject)
+        return await explaining, router.cache.time_zones()
 
 
-async def _explain_hypothetical(opening: Opening, lead_id: UUID, at: datetime | None, rules: object) -> Explanation:
+async def _explain_hypothetical(
+    opening: Opening, lead_id: UUID, at: datetime | None, rules: object
+) -> tuple[Explanation, Zones]:
     async with _loaded(opening) as router:
-        return await router.explain_hypothetical(lead_id, at=at, policy=rules)
+        return await router.explain_hypothetical(lead_id, at=at, policy=rules), router.cache.time_zones()
 
 
 def _rules(path: Path) -> dict[str, Any]:
@@ -611,7 +616,7 @@ def _draw_outcomes(outcomes: list[Outcome]) -> None:
         out.print(f"{outcome.lead_id}  {escape(headline(outcome))}", highlight=False, soft_wrap=True)
 
 
-def _draw(explanation: Explanation) -> None:
+def _draw(explanation: Explanation, zones: Zones) -> None:
     outcome = explanation.outcome
     out.print(f"Lead {outcome.lead_id}", style="bold", highlight=False, soft_wrap=True)
     out.print(escape(headline(outcome)), highlight=False, soft_wrap=True)
@@ -619,7 +624,7 @@ def _draw(explanation: Explanation) -> None:
     if explanation.eligible:
         out.print(_eligible(explanation.eligible))
     if explanation.excluded:
-        out.print(_excluded(explanation.excluded, outcome.decided_at))
+        out.print(_excluded(explanation.excluded, outcome.decided_at, zones))
 
 
 def _buyer() -> Column:
@@ -642,10 +647,11 @@ def _eligible(eligible: tuple[Ranked, ...]) -> Table:
     return table
 
 
-def _excluded(excluded: tuple[Exclusion, ...], now: datetime | None) -> Table:
+def _excluded(excluded: tuple[Exclusion, ...], now: datetime | None, zones: Zones) -> Table:
     table = Table(_buyer(), "why not", title="Who could not", box=SIMPLE)
     for exclusion in excluded:
-        why = [sentence(reason, now=now) for reason in exclusion.reasons]
+        zone = zones.get(exclusion.buyer_id)
+        why = [sentence(reason, now=now, zone=zone) for reason in exclusion.reasons]
         if exclusion.nearest_miss is not None:
             why.append(f"needed: {needed(exclusion.nearest_miss)}")
         table.add_row(str(exclusion.buyer_id), escape("\n".join(why)))

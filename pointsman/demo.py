@@ -31,7 +31,7 @@ from pointsman.embedded import EmbeddedPostgres
 from pointsman.engine.zones import Zone, zone
 from pointsman.errors import Busy, DatabaseUnfit
 from pointsman.migrate import migrate
-from pointsman.model import Explanation, Outcome, OutcomeKind, micros
+from pointsman.model import Exclusion, Explanation, Outcome, OutcomeKind, micros
 from pointsman.router import Router
 from pointsman.sentences import headline, sentence
 from pointsman.store import quote_identifier, translated
@@ -178,11 +178,13 @@ class _Stage:
     spare: Sequence[NewLead]
     candidates: Sequence[NewLead]
     names: Mapping[UUID, str] = field(init=False)
+    zones: Mapping[UUID, str] = field(init=False)
     policies: Mapping[UUID | None, Policy] = field(init=False)
     offers: Mapping[UUID, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = {buyer.id: buyer.name for buyer in self.world.buyers}
+        self.zones = {buyer.id: buyer.timezone for buyer in self.world.buyers}
         self.policies = {policy.id: policy for policy in self.world.routing_policies}
         self.offers = {offer.id: offer.name for offer in self.world.offers}
 
@@ -404,7 +406,8 @@ async def _pause(stage: _Stage, explained: Explanation, twin: NewLead) -> Json:
     committed = perf_counter()
     after = await stage.router.route(twin.id)
     milliseconds = (perf_counter() - committed) * 1000
-    why = {buyer.buyer_id: buyer.reasons for buyer in (await stage.router.explain(twin.id)).excluded}
+    told = await stage.router.explain(twin.id)
+    why = next((excluded for excluded in told.excluded if excluded.buyer_id == winner), None)
     return {
         "lead_id": str(twin.id),
         "buyer_id": str(winner),
@@ -412,7 +415,7 @@ async def _pause(stage: _Stage, explained: Explanation, twin: NewLead) -> Json:
         "would_have_gone_to": stage.name(before.outcome.buyer_id),
         "went_to": stage.name(after.buyer_id),
         "took_effect": after.buyer_id != winner,
-        "why": [sentence(reason, stage.name) for reason in why.get(winner, ())] if winner else [],
+        "why": [] if why is None else _sentences(stage, told, why),
         "commit_to_decision_ms": round(milliseconds, 2),
         "outcome": outcome_json(after),
     }
@@ -427,7 +430,7 @@ def _told(stage: _Stage, explained: Explanation) -> Json:
         entry["name"] = stage.name(ranked.buyer_id)
     for excluded, entry in zip(explained.excluded, told["excluded"], strict=True):
         entry["name"] = stage.name(excluded.buyer_id)
-        entry["sentences"] = [sentence(reason, stage.name) for reason in excluded.reasons]
+        entry["sentences"] = _sentences(stage, explained, excluded)
     where = {"postal_code": lead.postal_code, "city": lead.city, "state": seeded.markets()[lead.market_id]}
     return {
         "headline": headline(explained.outcome, stage.name),
@@ -436,6 +439,11 @@ def _told(stage: _Stage, explained: Explanation) -> Json:
         "rules": json.loads(policy.rules),
         **told,
     }
+
+
+def _sentences(stage: _Stage, explained: Explanation, excluded: Exclusion) -> list[str]:
+    now, zone = explained.outcome.decided_at, stage.zones[excluded.buyer_id]
+    return [sentence(reason, stage.name, now, zone) for reason in excluded.reasons]
 
 
 # Counting, from the host's tables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pointsman.check import ADVICE, TITLES, Checked, Owned
 from pointsman.findings import Code, Finding, Level, Subject
-from pointsman.model import Exclusion, OutcomeKind, ReasonCode
+from pointsman.model import Exclusion, OutcomeKind, Reason, ReasonCode
 from pointsman.ownership import Ownership, Role
 from pointsman.sentences import sentence
 
@@ -70,19 +70,19 @@ def draw_owned(out: Console, owned: Owned) -> None:
         out.print(f"{escape(where)} in market {answer.market_id}", style="bold", highlight=False, soft_wrap=True)
         at = _at(answer.at)
         _line(out, f"Offer {_name(answer.offer_id, owned.names)}, {at}, config version {answer.config_version}.")
-        _line(out, _verdict(answer, owned.names))
+        _line(out, _verdict(answer, owned))
         if answer.chain:
             out.print(_chain(answer, owned.names))
         if answer.eligible:
             out.print(_candidates(answer, owned.names))
         near = [excluded for excluded in answer.excluded if not _is_elsewhere(excluded)]
         if near:
-            out.print(_excluded(near, owned.names))
+            out.print(_excluded(near, answer.at, owned))
         if elsewhere := len(answer.excluded) - len(near):
             _line(out, f"{elsewhere} more enrolled in the offer are not active there or do not serve the place.")
 
 
-def _verdict(answer: Ownership, names: Mapping[UUID, str]) -> str:
+def _verdict(answer: Ownership, owned: Owned) -> str:
     counts = next((link for link in answer.chain if link.role is Role.COUNTS), None)
     if answer.outcome is OutcomeKind.NO_ROUTE and answer.cause != "no_eligible_buyers":
         return f"Nobody gets its leads: {answer.cause}."
@@ -91,10 +91,10 @@ def _verdict(answer: Ownership, names: Mapping[UUID, str]) -> str:
             return "Nobody holds it exclusively, and nobody is eligible now."
         order = " (in an order that each lead has of its own)" if answer.order_depends_on_lead else ""
         return f"Nobody holds it exclusively; {len(answer.eligible)} can have its leads{order}."
-    held = f"{_name(counts.buyer_id, names)} holds it exclusively (scope {counts.scope})"
+    held = f"{_name(counts.buyer_id, owned.names)} holds it exclusively (scope {counts.scope})"
     if not answer.holder_reasons:
         return f"{held} and gets its leads."
-    why = "; ".join(sentence(reason, lambda buyer: _name(buyer, names)) for reason in answer.holder_reasons)
+    why = "; ".join(_sentences(counts.buyer_id, answer.holder_reasons, answer.at, owned))
     if answer.when_ineligible == "fail_closed":
         return f"{held}, but {why}: nobody gets its leads, since the policy fails closed."
     return f"{held}, but {why}: the others get its leads, since the policy falls back."
@@ -130,12 +130,17 @@ def _is_elsewhere(excluded: Exclusion) -> bool:
     return all(reason.code in _ELSEWHERE for reason in excluded.reasons)
 
 
-def _excluded(near: Iterable[Exclusion], names: Mapping[UUID, str]) -> Table:
+def _excluded(near: Iterable[Exclusion], at: datetime, owned: Owned) -> Table:
     table = Table("buyer", "why not", title="Who serves it and cannot", box=SIMPLE)
     for excluded in near:
-        why = "\n".join(sentence(reason, lambda buyer: _name(buyer, names)) for reason in excluded.reasons)
-        table.add_row(escape(_name(excluded.buyer_id, names)), escape(why))
+        why = "\n".join(_sentences(excluded.buyer_id, excluded.reasons, at, owned))
+        table.add_row(escape(_name(excluded.buyer_id, owned.names)), escape(why))
     return table
+
+
+def _sentences(buyer_id: UUID, reasons: Iterable[Reason], at: datetime, owned: Owned) -> Iterator[str]:
+    for reason in reasons:
+        yield sentence(reason, lambda other: _name(other, owned.names), at, owned.zones.get(buyer_id))
 
 
 def _week(facts: Mapping[str, Any]) -> Table:

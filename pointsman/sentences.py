@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from pointsman.model import Cause, Flag, NearestMiss, Outcome, OutcomeKind, Reason, ReasonCode
+from pointsman.engine.zones import zone as known_zone
+from pointsman.model import Cause, Flag, NearestMiss, Outcome, OutcomeKind, Reason, ReasonCode, micros
 
 Facts = Mapping[str, Any]
 
 
-def sentence(reason: Reason, name: Callable[[object], str] = str, now: datetime | None = None) -> str:
+def sentence(
+    reason: Reason, name: Callable[[object], str] = str, now: datetime | None = None, zone: str | None = None
+) -> str:
     """Why a buyer was not chosen; `name` turns another buyer's id into what people call it.
 
-    With `now`, the instant that was decided on, it also says how long there is to wait.
+    With `now`, the instant that was decided on, it also says how long there is to wait. `zone` is the buyer's, an IANA
+    name; times are told on its clock, and in UTC where it is None or unknown.
     """
     say = _REASONS[reason.code]
-    return say if isinstance(say, str) else say({**reason.facts, "now": now}, name)
+    return say if isinstance(say, str) else say({**reason.facts, "clock": _Clock(zone, now)}, name)
 
 
 def needed(miss: NearestMiss) -> str:
@@ -35,23 +39,55 @@ def headline(outcome: Outcome, name: Callable[[object], str] = str) -> str:
     return _OUTCOMES[outcome.outcome].format(buyer=name(outcome.buyer_id), status=outcome.status) + flags
 
 
-def _cap(facts: Facts, per: str) -> str:
-    level = "own" if facts["level"] == "buyer" else "enrollment's"
-    full = f"has reached its {level} cap of {_leads(facts['cap'])} {per}"
-    return f"{full} ({facts['used']} taken, room again at {_until(facts['window_end'], facts['now'])})"
+class _Clock(NamedTuple):
+    """How instants are told: on the clock of `zone`, and by how far they are from `now` where that is known."""
+
+    zone: str | None
+    now: datetime | None
+
+    @property
+    def place(self) -> str:
+        """The zone whose clock it is."""
+        return "UTC" if self.zone is None or known_zone(self.zone) is None else self.zone
+
+    def time(self, at: datetime | str) -> str:
+        """An instant to the minute, without its date within a day of `now`."""
+        local = known_zone(self.place)
+        assert local is not None
+        date, _, time = local.local(micros(_instant(at))).partition("T")
+        is_near = self.now is not None and abs(_instant(at) - self.now) < timedelta(days=1)
+        return time[:5] if is_near else f"{date} {time[:5]}"
+
+    def until(self, at: datetime | str) -> str:
+        """An instant to come, and how long there is to wait for it."""
+        return self.time(at) + ("" if self.now is None else f", in {_span((_instant(at) - self.now).total_seconds())}")
+
+
+def _instant(at: datetime | str) -> datetime:
+    """Explanations that came over HTTP have their instants as text."""
+    return datetime.fromisoformat(at) if isinstance(at, str) else at
+
+
+def _cap(facts: Facts, kind: str) -> str:
+    whose = "own" if facts["level"] == "buyer" else "enrollment's"
+    if facts["cap"] == 0:
+        return f"gets nothing, since its {whose} {kind} cap is 0"
+    clock: _Clock = facts["clock"]
+    full = f"{facts['used']} of {facts['cap']} since {clock.time(facts['window_start'])} {clock.place}"
+    return f"has reached its {whose} {kind} cap ({full}; room again at {clock.until(facts['window_end'])})"
 
 
 def _hourly(facts: Facts, _: Callable[[object], str]) -> str:
-    return _cap(facts, "an hour")
+    return _cap(facts, "hourly")
 
 
 def _daily(facts: Facts, _: Callable[[object], str]) -> str:
-    return _cap(facts, "a day")
+    return _cap(facts, "daily")
 
 
 def _closed(facts: Facts, _: Callable[[object], str]) -> str:
-    opening = facts["next_opening"]
-    when = "never opens" if opening is None else f"opens {_until(opening, facts['now'])}"
+    opening, clock = facts["next_opening"], _Clock(facts["timezone"], facts["clock"].now)
+    when = "never opens" if opening is None else f"opens at {clock.until(opening)}"
     local = str(facts["local_time"])[11:16]
     return f"is outside its acceptance hours (it is {local} in {facts['timezone']}; {when})"
 
@@ -74,17 +110,6 @@ def _unreadable(facts: Facts, _: Callable[[object], str]) -> str:
 
 def _held(facts: Facts, name: Callable[[object], str]) -> str:
     return f"could take it, but {name(facts['buyer_id'])} holds the offer exclusively there"
-
-
-def _leads(count: int) -> str:
-    return f"{count} lead" if count == 1 else f"{count} leads"
-
-
-def _until(at: datetime | str, now: datetime | None) -> str:
-    """An instant to the minute, in UTC, and how far off it is; explanations that came over HTTP have it as text."""
-    instant = datetime.fromisoformat(at) if isinstance(at, str) else at
-    told = instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return told if now is None else f"{told}, in {_span((instant - now).total_seconds())}"
 
 
 def _span(seconds: float) -> str:

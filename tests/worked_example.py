@@ -7,7 +7,7 @@ engine. What the words take for granted of this lead is kept true by `tests/unit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +75,12 @@ class Example:
     def name(self, buyer_id: object) -> str:
         """What people call the buyer."""
         return next(row.name for row in self.world.buyers if row.id == buyer_id)
+
+    def why_not(self, excluded: Exclusion) -> Iterator[str]:
+        """Why a buyer was not chosen: codes and sentences."""
+        zone = next(row.timezone for row in self.world.buyers if row.id == excluded.buyer_id)
+        for reason in excluded.reasons:
+            yield f"`{reason.code}`: {sentence(reason, now=NOW, zone=zone)}"
 
     def policies(self) -> list[world.Policy]:
         """The rows of all active policies that match."""
@@ -210,7 +216,7 @@ def _looked_at(example: Example) -> str:
         rows.append(
             (
                 example.name(excluded.buyer_id),
-                "<br>".join(f"`{reason.code}`: {sentence(reason, now=NOW)}" for reason in excluded.reasons),
+                "<br>".join(example.why_not(excluded)),
                 "" if miss is None else needed(miss),
             )
         )

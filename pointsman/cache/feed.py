@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from operator import eq
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -102,6 +103,11 @@ class Cache:
                 {"policy_id": policy.id, "problem": policy.problem} for policy in policies if policy.rules is None
             ],
         }
+
+    def time_zones(self) -> dict[UUID, str]:
+        """The names of the buyers' time zones, where they can be read: for telling people times."""
+        buyers = {} if self._indexes is None else self._indexes.buyers
+        return {buyer.id: buyer.zone.name for buyer in buyers.values() if buyer.zone is not None}
 
     def gauges(self) -> dict[str, Any]:
         """The same in numbers, with how many versions are known of and not applied."""

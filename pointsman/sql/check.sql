@@ -49,6 +49,10 @@ select o.id, o.name::text from @host@.offers o where o.id = any($1::uuid[])
 union all
 select b.id, b.name::text from @host@.buyers b where b.id = any($1::uuid[])
 
+-- name: zones
+-- The time zones of buyers.
+select b.id, b.timezone::text from pointsman.image_buyers b where b.id = any($1::uuid[])
+
 -- name: markets_with
 -- The markets in which somebody in offer $1, or an exclusivity of it, names postal code $2.
 select a.market_id from pointsman.image_buyer_service_areas a

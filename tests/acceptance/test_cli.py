@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -17,7 +18,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from tests.builders import make_candidate, make_lead, make_offer, make_policy
+from tests.builders import MARKET, make_candidate, make_lead, make_offer, make_policy
+from tests.stage import set_clock
 
 
 class Ran(NamedTuple):
@@ -107,6 +109,21 @@ async def test_explain_draws_the_ranks_and_a_sentence_for_each_other_buyer(datab
     (excluded,) = data.json["excluded"]
     assert (excluded["buyer_id"], excluded["reasons"]) == (str(scene.paused), [{"code": "buyer_paused"}])
     assert data.json["outcome"]["status"] == "validated"
+
+
+async def test_explain_tells_a_full_day_on_the_buyers_own_clock(database: str, connection: asyncpg.Connection) -> None:
+    offer = await make_offer(connection)
+    await make_policy(connection, offer_id=offer)
+    await make_candidate(connection, offer, timezone="America/Chicago", enrollment={"daily_cap": 1})
+    first, second = [await make_lead(connection, offer) for _ in range(2)]
+    await set_clock(connection, datetime(2026, 7, 2, 1, 47, tzinfo=UTC))
+    await run("route", first, database=database)
+    await set_clock(connection, datetime(2026, 7, 2, 1, 48, tzinfo=UTC))
+    drawn = await run("explain", second, database=database, COLUMNS="200")
+    assert "daily cap (1 of 1 since 00:00 America/Chicago; room again at 00:00, in 3 h 12 min)" in drawn.out
+    owner = ("check", "--who-owns", "60614", "--offer", offer, "--market", MARKET)
+    asked = await run(*owner, database=database, COLUMNS="200")
+    assert "daily cap (1 of 1 since 00:00 America/Chicago; room again at 00:00, in 3 h 12 min)" in asked.out
 
 
 async def test_explain_takes_the_number_of_a_decision(database: str, scene: Scene) -> None:

@@ -11,7 +11,8 @@ from pointsman.model import Cause, Flag, NearestMiss, Outcome, OutcomeKind, Reas
 from pointsman.sentences import headline, needed, sentence
 
 AT = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
-CAP = {"level": "enrollment", "used": 2, "cap": 2, "window_start": AT, "window_end": AT}
+OPENS, CLOSES = AT - timedelta(minutes=30), AT + timedelta(minutes=30)
+CAP = {"level": "enrollment", "used": 2, "cap": 2, "window_start": OPENS, "window_end": CLOSES}
 FACTS: dict[ReasonCode, dict[str, object]] = {
     ReasonCode.GEO_MISSING: {"missing": ["postal_code", "city"]},
     ReasonCode.INVALID_CONFIGURATION: {"field": "timezone"},
@@ -35,22 +36,54 @@ def test_every_reason_has_a_sentence_without_code_in_it(code: ReasonCode) -> Non
     assert "{" not in said
 
 
-def test_a_reached_cap_says_whose_how_much_and_until_when() -> None:
+def test_a_reached_cap_says_whose_how_much_since_when_and_until_when() -> None:
     said = sentence(Reason(ReasonCode.HOURLY_CAP_REACHED, CAP))
-    assert said == "has reached its enrollment's cap of 2 leads an hour (2 taken, room again at 2026-03-04 15:30 UTC)"
+    assert (
+        "has reached its enrollment's hourly cap (2 of 2 since 2026-03-04 15:00 UTC; room again at 2026-03-04 16:00)"
+        == said
+    )
+
+
+def test_a_full_day_is_told_on_the_buyers_own_clock() -> None:
+    midnight = datetime(2026, 7, 2, 5, tzinfo=UTC)
+    day = {"level": "buyer", "used": 50, "cap": 50, "window_start": midnight - timedelta(days=1)}
+    full = Reason(ReasonCode.DAILY_CAP_REACHED, day | {"window_end": midnight})
+    said = sentence(full, now=midnight - timedelta(hours=3, minutes=12), zone="America/Chicago")
+    assert (
+        "has reached its own daily cap (50 of 50 since 00:00 America/Chicago; room again at 00:00, in 3 h 12 min)"
+        == said
+    )
+
+
+def test_a_zone_that_cannot_be_read_leaves_times_in_utc() -> None:
+    said = sentence(Reason(ReasonCode.HOURLY_CAP_REACHED, CAP), now=AT, zone="Mars/Olympus")
+    assert said.endswith("2 of 2 since 15:00 UTC; room again at 16:00, in 30 min)")
+
+
+def test_a_cap_of_zero_has_no_room_to_wait_for() -> None:
+    said = sentence(Reason(ReasonCode.DAILY_CAP_REACHED, CAP | {"used": 0, "cap": 0}), now=AT)
+    assert "gets nothing, since its enrollment's daily cap is 0" == said
 
 
 @pytest.mark.parametrize(
-    ("minutes", "told"), [(0.5, "1 min"), (59, "59 min"), (60, "1 h"), (192, "3 h 12 min"), (6000, "100 h")]
+    ("minutes", "told"),
+    [
+        (0.5, "16:00, in 1 min"),
+        (59, "16:00, in 59 min"),
+        (60, "16:00, in 1 h"),
+        (192, "16:00, in 3 h 12 min"),
+        (6000, "2026-03-04 16:00, in 100 h"),
+    ],
 )
 def test_a_sentence_that_knows_the_instant_says_how_long_there_is_to_wait(minutes: float, told: str) -> None:
-    said = sentence(Reason(ReasonCode.DAILY_CAP_REACHED, CAP), now=AT - timedelta(minutes=minutes))
-    assert said.endswith(f"room again at 2026-03-04 15:30 UTC, in {told})")
+    said = sentence(Reason(ReasonCode.DAILY_CAP_REACHED, CAP), now=CLOSES - timedelta(minutes=minutes))
+    assert said.endswith(f"room again at {told})")
 
 
-def test_closed_hours_say_the_local_time_and_the_next_opening() -> None:
-    said = sentence(Reason(ReasonCode.OUTSIDE_ACCEPTANCE_HOURS, FACTS[ReasonCode.OUTSIDE_ACCEPTANCE_HOURS]))
-    assert "it is 08:30 in America/Denver; opens 2026-03-04 16:00 UTC" in said
+def test_closed_hours_say_the_local_time_and_the_next_opening_on_the_same_clock() -> None:
+    closed = Reason(ReasonCode.OUTSIDE_ACCEPTANCE_HOURS, FACTS[ReasonCode.OUTSIDE_ACCEPTANCE_HOURS])
+    assert sentence(closed).endswith("it is 08:30 in America/Denver; opens at 2026-03-04 09:00)")
+    assert sentence(closed, now=AT, zone="Asia/Tokyo").endswith("America/Denver; opens at 09:00, in 30 min)")
 
 
 def test_another_buyer_is_called_by_its_name() -> None:
