@@ -34,7 +34,7 @@ from pointsman.migrate import migrate
 from pointsman.model import Exclusion, Explanation, Outcome, OutcomeKind, micros
 from pointsman.router import Router
 from pointsman.sentences import headline, sentence
-from pointsman.store import quote_identifier, translated
+from pointsman.store import connect, quote_identifier, translated
 from pointsman.wire import explanation_json, outcome_json
 from pointsman.world import NewLead, Policy, World
 
@@ -116,11 +116,8 @@ async def _database_of_its_own(server: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    try:
-        with translated():
-            connection = await asyncpg.connect(dsn, timeout=10)
-    except ValueError as error:
-        raise DatabaseUnfit(f"the database's address cannot be read: {error}") from error
+    with translated():
+        connection = await connect(dsn, 10, "pointsman demo")
     try:
         yield connection
     finally:

@@ -20,7 +20,7 @@ import asyncpg
 
 from pointsman.cache.indexes import TABLES
 from pointsman.errors import Busy, DatabaseUnfit, StoreUnavailable
-from pointsman.store import quote_identifier
+from pointsman.store import connect, quote_identifier
 
 Report = Callable[[str], None]
 T = TypeVar("T")
@@ -323,13 +323,7 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def _connect(dsn: str) -> asyncpg.Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=10, server_settings={"application_name": "pointsman migrate"})
-    except (ValueError, asyncpg.ClientConfigurationError):
-        # the driver's message can hold a part of the password
-        raise DatabaseUnfit(
-            "the database's address cannot be read; it must be like postgresql://user:password@host:5432/database,"
-            " with what is special in a password percent-encoded"
-        ) from None
+        return await connect(dsn, 10, "pointsman migrate")
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise DatabaseUnfit(f"the database refuses the connection: {error}; check its address") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from pointsman.errors import Busy, PointsmanError
-from pointsman.store import read_queries, translated
+from pointsman.store import connect, read_queries, translated
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
@@ -63,9 +63,7 @@ async def prune(dsn: str, *, days: int, progress: Progress | None = None) -> Pru
     if days < SHORTEST_DAYS:
         raise TooYoung(f"decisions of the last {SHORTEST_DAYS} days are never removed, since caps count them")
     with translated():
-        connection = await asyncpg.connect(
-            dsn, timeout=CONNECT_SECONDS, server_settings={"application_name": "pointsman prune", "jit": "off"}
-        )
+        connection = await connect(dsn, CONNECT_SECONDS, "pointsman prune", {"jit": "off"})
         try:
             await connection.execute("set statement_timeout = 0")
             return await _Pruning(connection, progress or _nothing).run(days)

@@ -37,7 +37,7 @@ from pointsman.engine.record import StoredState, digest, head, named, read_state
 from pointsman.engine.zones import Window
 from pointsman.errors import DecisionNotFound, LeadNotFound, PointsmanError
 from pointsman.model import Lead, micros
-from pointsman.store import read_queries, translated
+from pointsman.store import connect, read_queries, translated
 
 Connection = asyncpg.Connection
 Progress = Callable[[int, int], None]
@@ -772,9 +772,7 @@ async def _replay_part(dsn: str, snapshot: str, selection: Selection, part: Part
 async def reading(dsn: str, snapshot: str | None = None) -> AsyncIterator[Connection]:
     """A connection in a transaction that sees one moment, whatever happens meanwhile."""
     with translated():
-        connection = await asyncpg.connect(
-            dsn, timeout=CONNECT_SECONDS, server_settings={"application_name": "pointsman replay", "jit": "off"}
-        )
+        connection = await connect(dsn, CONNECT_SECONDS, "pointsman replay", {"jit": "off"})
     try:
         with translated():
             await connection.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -317,7 +319,7 @@ class Store:
         if not prepared_statements:
             how = {"connection_class": _Unprepared, "statement_cache_size": 0}
         with translated():
-            connection = await _connect(dsn, timeout, **how)
+            connection = await connect(dsn, timeout, **how)
             try:
                 queries = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))
                 host = await _host_schema(connection, queries["installation"])
@@ -326,7 +328,7 @@ class Store:
             queries = {name: sql.replace("@host@", quote_identifier(host)) for name, sql in queries.items()}
 
         async def connected() -> asyncpg.Connection:
-            connection = await _connect(dsn, timeout, command_timeout=timeout, max_cached_statement_lifetime=0, **how)
+            connection = await connect(dsn, timeout, command_timeout=timeout, max_cached_statement_lifetime=0, **how)
             try:
                 await _prepare(connection, queries)
             except BaseException:
@@ -366,7 +368,7 @@ class Store:
         """A connection of its own for LISTEN, since a pool would clear its listeners."""
         with translated():
             how = self._how if dsn is None else {}  # an address of its own is a direct one
-            return await _connect(dsn or self._dsn, timeout, command_timeout=timeout, **how)
+            return await connect(dsn or self._dsn, timeout, command_timeout=timeout, **how)
 
     async def _row(self, connection: Connection, name: str, *arguments: Any) -> asyncpg.Record:
         """The one row that a statement always answers."""
@@ -531,11 +533,23 @@ class Store:
         return [(row["rel"], image) for row in rows if (image := _image(row["image"])) is not None]
 
 
-async def _connect(dsn: str, timeout: float, **settings: Any) -> asyncpg.Connection:
+async def connect(
+    dsn: str, timeout: float, name: str = "pointsman", settings: Mapping[str, str] = MappingProxyType({}), **how: Any
+) -> asyncpg.Connection:
+    """A connection that the server knows by `name`, in a session with these settings.
+
+    Raises `DatabaseUnfit` for an address that cannot be read, `StoreUnavailable` for a certificate that its parameters
+    do not trust, and otherwise the driver's errors.
+    """
     try:
         return await asyncpg.connect(
-            dsn, timeout=timeout, server_settings={"application_name": "pointsman"}, **settings
+            dsn, timeout=timeout, server_settings={"application_name": name, **settings}, **how
         )
+    except ssl.SSLCertVerificationError as error:  # a ValueError too
+        raise StoreUnavailable(
+            f"the database's certificate is not trusted: {error.verify_message.rstrip('.')}; check the address's host,"
+            " `sslmode` and `sslrootcert`"
+        ) from error
     except (ValueError, asyncpg.ClientConfigurationError):
         # the driver's message can hold a part of the password
         raise DatabaseUnfit(

@@ -167,7 +167,10 @@ async def test_a_new_key_is_shown_once_and_its_line_holds_only_the_digest() -> N
         ("no address at all", "address"),
     ],
 )
-@pytest.mark.parametrize("command", [("route", UUID(int=1)), ("explain", UUID(int=1)), ("migrate",), ("serve",)])
+@pytest.mark.parametrize(
+    "command",
+    [("route", UUID(int=1)), ("explain", UUID(int=1)), ("migrate",), ("serve",), ("prune",), ("replay",)],
+)
 async def test_a_wrong_address_of_the_database_is_one_line(database: str, word: str, command: tuple[Any, ...]) -> None:
     arguments = (*command, "--port", "0") if command == ("serve",) else command
     assert_cannot_run(await run(*arguments, database=database), word)
