@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from bench.figures import Figures
-from bench.memory import DECISIONS, NOW, changes, decider, freeze, leads_with, load, microseconds
+from bench.memory import NOW, changes, cold_microseconds, decider, freeze, leads_with, load, spans
 from bench.workloads import OURS
 from bench.worlds import BenchWorld, Form
 from pointsman.cache.indexes import Indexes
@@ -180,8 +180,8 @@ def measure_sqlite(figures: Figures, rounds: int, buyers: int) -> None:
         winner, found = decided(lead).winner, asked(lead)
         assert (None if winner is None else winner.buyer_id.bytes) == (found and found[0]), lead
     for _ in range(rounds):
-        figures.note(WHOLE, SQLITE, cold=microseconds(asked, leads, 400))
-        figures.note(WHOLE, OURS, cold=microseconds(decided, leads, DECISIONS))
+        figures.note(WHOLE, SQLITE, cold=median(spans(asked, leads[:400])) / 1_000)
+        figures.note(WHOLE, OURS, cold=cold_microseconds(indexes, decided, leads))
     database.close()
     gc.unfreeze()
 

@@ -10,11 +10,26 @@ from uuid import UUID
 
 import pytest
 
-from bench.memory import NOW, STRATEGIES, VERSION, changes, decider, freeze, image, leads_with, load, set_strategy
+from bench.memory import (
+    NOW,
+    STRATEGIES,
+    VERSION,
+    changes,
+    decider,
+    forget_places,
+    freeze,
+    image,
+    leads_with,
+    load,
+    set_strategy,
+)
 from bench.worlds import FEWEST_OFFERS, BenchWorld, Form
 from pointsman.cache.indexes import Change, Indexes
+from pointsman.claim import Batch, Beliefs
+from pointsman.engine.decide import decide
 from pointsman.engine.zones import DAY
 from pointsman.model import Lead, micros
+from pointsman.store import Version
 
 CROWD = 10_000
 FORMS = {1: Form(10_000), 16: Form(10_000), 128: Form(100_000, offers=FEWEST_OFFERS)}
@@ -45,6 +60,12 @@ def area(number: int, **over: Any) -> dict[str, Any]:
     return elsewhere() | {"id": UUID(int=number), "value": f"E{number}"} | over
 
 
+def first_of_their_places(indexes: Indexes, found: list[Lead]) -> Iterator[Lead]:
+    while True:
+        forget_places(indexes)
+        yield from found
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("candidates", FORMS)
 @pytest.mark.parametrize("keys", ["cold", "hot"])
@@ -54,7 +75,7 @@ def test_decide(benchmark: Any, keys: str, candidates: int, strategy: str) -> No
     indexes = loaded(form)
     set_strategy(indexes, BenchWorld(form), strategy)
     decided = decider(indexes)
-    asked: Iterator[Lead] = cycle(found if keys == "cold" else found[:1])
+    asked = cycle(found[:1]) if keys == "hot" else first_of_their_places(indexes, found)
     for lead in found:  # cells are built at the first look
         decided(lead)
     assert benchmark(lambda: decided(next(asked))).covering
@@ -100,3 +121,20 @@ def test_ask_acceptance_hours(benchmark: Any) -> None:
     instants = cycle(range(micros(NOW), micros(NOW) + 7 * DAY, DAY // 96))
     asked = cycle(every)
     assert benchmark(lambda: next(asked).is_open(next(instants))) in (True, False)
+
+
+@pytest.mark.benchmark(group="batches")
+def test_batches_of_50_up_to_the_claim(benchmark: Any) -> None:
+    indexes, found, at = loaded(FORMS[16]), leads(16), micros(NOW)
+
+    def batches() -> int:
+        known, sent = Beliefs(), 0
+        for start in range(0, len(found), 50):
+            batch = Batch(Version(*VERSION), NOW, 0, known, known)
+            for lead in found[start : start + 50]:
+                batch.add(decide(lead, indexes, batch, at))
+            batch.arguments()
+            sent += len(batch.decisions)
+        return sent
+
+    assert benchmark(batches) == len(found)
