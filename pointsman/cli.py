@@ -1,6 +1,7 @@
 """The command line: what a person types, what a script reads, and what the exit code says.
 
-Exit codes: 0 done, 1 found something (a lead that is unknown or refused, a replay that differs), 2 cannot run.
+Exit codes: 0 done, 1 found something (a lead to route that is unknown or refused, a replay that differs), 2
+cannot run.
 """
 
 from __future__ import annotations
@@ -58,14 +59,16 @@ Zones = Mapping[UUID, str]
 EMBEDDED_FOLDER = Path(".pointsman")
 FOUND_SOMETHING, CANNOT_RUN, INTERRUPTED = 1, 2, 130
 
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""What every wrong option or argument raises: Click's, or by Typer's version its own copy of it, which has no public name."""
+
 app = typer.Typer(
     name="pointsman",
     help="Routes validated leads: each goes to exactly one buyer, or the answer says why nobody takes it.",
     epilog="Settings are POINTSMAN_* variables; without POINTSMAN_DATABASE_URL an embedded PostgreSQL is used.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-keys = typer.Typer(help="Keys of the HTTP service.", no_args_is_help=True)
+keys = typer.Typer(help="Keys of the HTTP service.")
 app.add_typer(keys, name="key")
 
 out = Console()
@@ -85,20 +88,27 @@ def main() -> NoReturn:
     """Run the command line; every error that a person can do something about is one line on stderr."""
     logs.configure()
     try:
-        app()
+        code = app(prog_name="pointsman", standalone_mode=False)
     except PointsmanError as error:
         _complain(error)
         sys.exit(CANNOT_RUN)
-    sys.exit(0)
+    except USAGE_ERROR as error:
+        _complain(_misused(error))
+        sys.exit(CANNOT_RUN)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if show_version:
         typer.echo(f"pointsman {installed_version('pointsman')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(CANNOT_RUN)
 
 
 @app.command()
@@ -252,7 +262,7 @@ def explain(
             if as_json:
                 _print_json({"error": problem(error)})
             _complain(error)
-            raise typer.Exit(CANNOT_RUN if isinstance(error, DecisionNotFound) else FOUND_SOMETHING) from None
+            raise typer.Exit(CANNOT_RUN) from None
     if as_json:
         _print_json(explanation_json(explanation))
     else:
@@ -592,6 +602,13 @@ def _interrupt(_: int, __: FrameType | None) -> NoReturn:
 
 
 # printing
+
+
+def _misused(error: Any) -> CannotRun:
+    """A usage error of Typer's as a sentence of ours, with where to read how it is meant."""
+    said = str(error.format_message()).rstrip(".")
+    command = "pointsman" if error.ctx is None else error.ctx.command_path
+    return CannotRun(f"{said[:1].lower()}{said[1:]}; see `{command} --help`")
 
 
 def _complain(error: PointsmanError) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -96,7 +97,7 @@ async def test_an_unknown_lead_is_found_out_and_the_others_are_routed(database: 
     assert [entry.get("outcome") for entry in ran.json] == [None, "routed"]
     assert ran.json[0]["error"]["type"] == "urn:pointsman:problem:lead-not-found"
     explained = await run("explain", unknown, database=database)
-    assert (explained.code, explained.out) == (1, "")
+    assert_cannot_run(explained, "no such lead")
 
 
 async def test_explain_draws_the_ranks_and_a_sentence_for_each_other_buyer(database: str, scene: Scene) -> None:
@@ -207,6 +208,37 @@ async def test_a_misspelt_setting_is_named_with_the_nearest_right_one() -> None:
 async def test_what_is_no_id_is_refused() -> None:
     assert_cannot_run(await run("explain", "lead-7"), "lead-7", "UUID")
     assert_cannot_run(await run("route", UUID(int=1), "lead-7"), "lead-7", "UUID")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("replay", "--decision", "x"), "'--decision'"),
+        (("replay", "--jobs", 0), "'--jobs'"),
+        (("demo", "--leads"), "'--leads' requires an argument"),
+        (("serve", "--port", 65536), "'--port'"),
+        (("check", "--level", "loud"), "'loud' is not one of"),
+        (("prune", "--weeks", 1), "--weeks"),
+        (("backtest",), "'--policy'"),
+        (("route",), "'ID...'"),
+        (("migrate", "now"), "(now)"),
+        (("key", "new", "intake", "--scope", "all"), "'all' is not one of"),
+        (("key",), "missing command"),
+        (("repla",), "'repla'"),
+        (("--jobs", 2), "--jobs"),
+    ],
+    ids=str,
+)
+async def test_wrong_words_are_one_line_that_says_where_to_read(arguments: tuple[object, ...], said: str) -> None:
+    ran = await run(*arguments)
+    assert_cannot_run(ran, said)
+    assert re.search(r"; see `pointsman( [a-z]+)* --help`\n$", ran.err)
+
+
+async def test_no_words_at_all_are_answered_with_the_commands() -> None:
+    ran = await run()
+    assert (ran.code, ran.err) == (2, "")
+    assert "replay" in ran.out
 
 
 async def test_help_and_version_need_no_database() -> None:
