@@ -60,7 +60,7 @@ EMBEDDED_FOLDER = Path(".pointsman")
 FOUND_SOMETHING, CANNOT_RUN, INTERRUPTED = 1, 2, 130
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-"""What every wrong option or argument raises: Click's, or by Typer's version its own copy of it, which has no public name."""
+"""What wrong options and arguments raise: Click's, or by Typer's version its own copy, which it does not export."""
 
 app = typer.Typer(
     name="pointsman",
