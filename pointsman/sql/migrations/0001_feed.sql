@@ -213,7 +213,9 @@ begin
         union (select %5$s from (select old.*) r except select %5$s from (select new.*) r)) k where %6$s;
     end if;
   elsif tg_op = 'INSERT' then
-    if not exists (select from pointsman.config_commit c where c.xid = pg_current_xact_id()) and exists (select from new_rows) then
+    if not exists (select from pointsman.config_commit c where c.xid = pg_current_xact_id())
+      and exists (select from new_rows k where %6$s)
+    then
       -- the transaction's first change: nothing was logged in the midst, so the rows are as they came (a third faster in bulk)
       entry_set := pointsman.change_set();
       insert into pointsman.config_log (change_set, rel, op, key, row)
