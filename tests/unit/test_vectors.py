@@ -24,7 +24,21 @@ from pointsman.model import micros
 from pointsman.store import Version
 from tests import golden
 
-from .worlds import candidate, make_lead, make_rules, make_world, uid
+from .worlds import (
+    MARKET,
+    OFFER,
+    Image,
+    buyer_id,
+    candidate,
+    exclusivity,
+    make_area,
+    make_indexes,
+    make_lead,
+    make_offer,
+    make_policy,
+    make_rules,
+    uid,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 6, 10, 12, 0, tzinfo=UTC)
@@ -113,28 +127,47 @@ async def test_newer_pythons_give_the_vectors(python: str | Path) -> None:
     assert (0, b"", b"") == await run("-c", ENGINE_ALONE)
 
 
-# batches
+# batches, and the order of rows
 
-LEADS = [make_lead(id=uid(1, number)) for number in range(12)]
-
-
-@pytest.mark.parametrize("strategy", ["priority", "rotation", "weighted"])
-@settings(max_examples=40, deadline=None)
-@given(cuts=st.sets(st.integers(1, len(LEADS) - 1)))
-def test_any_split_into_batches_gives_the_same_decisions_and_the_same_records(strategy: str, cuts: set[int]) -> None:
-    assert routed_in(strategy, sorted({0, *cuts, len(LEADS)})) == routed_in(strategy, range(len(LEADS) + 1))
+STRATEGIES = ["priority", "rotation", "weighted"]
+LEADS = [make_lead(id=uid(1, number), postal_code=f"6060{number % 3}") for number in range(12)]
 
 
-def routed_in(strategy: str, edges: range | list[int]) -> list[tuple[UUID | None, bytes, bytes]]:
-    """Winner, head and state of each lead, decided in batches with these edges, claimed one after another."""
-    rules = make_rules(strategy={"kind": strategy}, tie_breakers=["least_recently_routed", "lead_hash", "buyer_id"])
-    world = make_world(
-        candidate(1, daily_cap=3, weight=5),
-        candidate(2, buyer_hourly_cap=2),
-        candidate(3, weight=2, hourly_cap=4),
-        candidate(4, weight=1, daily_cap=2),
-        rules=rules,
+def rows_of(strategy: str) -> list[tuple[str, Image]]:
+    """A configuration in which caps, areas, two policies and two exclusivities of one place matter."""
+    rules = make_rules(
+        strategy={"kind": strategy},
+        tie_breakers=["least_recently_routed", "lead_hash", "buyer_id"],
+        exclusivity={"when_ineligible": "fallback_allowed"},
     )
+    return [
+        ("routing_policies", make_policy(id=uid(0xC, 9), rules=make_rules())),
+        ("routing_policies", make_policy(rules=rules, offer_id=OFFER)),
+        ("offers", make_offer()),
+        *candidate(1, daily_cap=3, weight=5),
+        *candidate(2, buyer_hourly_cap=2),
+        *candidate(3, weight=2, hourly_cap=4),
+        *candidate(4, weight=1, daily_cap=2, area={"scope": "postal_code", "value": "60601"}),
+        ("buyer_service_areas", make_area(id=uid(5, 9), buyer_id=buyer_id(4), scope="city", value="chicago")),
+        *exclusivity(id=uid(0xD, 1), buyer_id=buyer_id(2), market_id=MARKET, scope="postal_code", value="60602"),
+        *exclusivity(id=uid(0xD, 2), buyer_id=buyer_id(3), market_id=MARKET, scope="postal_code", value="60602"),
+    ]
+
+
+@pytest.mark.parametrize("rows", [rows_of(strategy) for strategy in STRATEGIES], ids=STRATEGIES)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), cuts=st.sets(st.integers(1, len(LEADS) - 1)))
+def test_any_order_of_rows_and_any_split_into_batches_give_the_same_decisions_and_the_same_records(
+    rows: list[tuple[str, Image]], data: st.DataObject, cuts: set[int]
+) -> None:
+    one_by_one = routed_in(rows, range(len(LEADS) + 1))
+    assert {None, *map(buyer_id, range(1, 5))} == {buyer for buyer, _, _ in one_by_one}
+    assert one_by_one == routed_in(data.draw(st.permutations(rows)), sorted({0, *cuts, len(LEADS)}))
+
+
+def routed_in(rows: list[tuple[str, Image]], edges: range | list[int]) -> list[tuple[UUID | None, bytes, bytes]]:
+    """Winner, head and state of each lead, decided in batches with these edges, claimed one after another."""
+    world = make_indexes(rows)
     known, claimed = Beliefs(), list[tuple[UUID | None, bytes, bytes]]()
     for start, end in pairwise(edges):
         batch = Batch(Version(world.version, world.token), NOW, 0, known, known)
