@@ -508,6 +508,23 @@ def _is_intact(row: asyncpg.Record, indexes: Indexes) -> bool:
     return _digest_of_row(row, indexes) == recorded
 
 
+def _require_named(row: asyncpg.Record, indexes: Indexes) -> None:
+    """Raise `HistoryHole` where an intact row names a policy or a buyer that its version does not have.
+
+    Whatever was changed in the history since, what a decision was made with was in it.
+    """
+    policy_id, offer_id, buyer_id = row["policy_id"], row["offer_id"], row["buyer_id"]
+    for what, named_id, is_there in (
+        ("policy", policy_id, policy_id in indexes.policies),
+        ("buyer", buyer_id, buyer_id in indexes.buyers and buyer_id in indexes.enrollments.get(offer_id, ())),
+    ):
+        if named_id is not None and not is_there:
+            raise HistoryHole(
+                f"the history of the configuration has a hole: the {what} `{named_id}`, which decision {row['id']} was "
+                f"made with, is missing at version {indexes.version}; restore `pointsman.config_log`"
+            )
+
+
 def _named(buyer_id: UUID) -> Enrollment:
     """An enrollment of which nothing but the buyer is known."""
     blank = dict.fromkeys(("priority_rank", "weight", "enrolled_at", "hourly_cap", "daily_cap"))
@@ -594,6 +611,11 @@ class Replaying:
             raise HistoryHole(
                 "the history of the configuration has a hole: entries of `pointsman.config_log` have lost their commit"
             )
+        if extent["emptied"] is not None:
+            raise HistoryHole(
+                f"the history of the configuration has a hole: what version {extent['emptied']} changed is missing; "
+                "restore `pointsman.config_log`"
+            )
         report = Report()
         if count and extent["whole_from"] is not None:
             report.pruned = await self._fetchval("pruned", extent["first_version"])
@@ -641,6 +663,8 @@ class Replaying:
     def _judge(self, made: Again, served: Served, report: Report) -> None:
         row = made.row
         found = compare(made, served)
+        if found is not None and found.is_intact:
+            _require_named(row, made.indexes)
         is_ours = (row["engine_version"], row["tzdata_version"], row["unicode_version"]) == VERSIONS
         # whoever made it, a row that does not fit its digest was changed afterwards
         ours = is_ours or (found is not None and not found.is_intact)

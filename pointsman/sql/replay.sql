@@ -6,13 +6,16 @@
 select pg_export_snapshot()
 
 -- name: extent
--- What is kept: the first baseline, the last version, from which instant on all decisions (null: all that ever were), and
--- whether log entries have lost their commit.
+-- What is kept: the first baseline, the last version, from which instant on all decisions (null: all that ever were).
+-- What shows a hole: log entries that have lost their commit, a commit after the baseline that has lost all of its entries.
 select (select min(version) from pointsman.config_commit where baseline) as first_version,
        (select max(version) from pointsman.config_commit) as last_version,
        (select before from pointsman.pruned) as whole_from,
        exists (select from pointsman.config_log l where not exists (
-         select from pointsman.config_commit c where c.change_set = l.change_set)) as has_orphans
+         select from pointsman.config_commit c where c.change_set = l.change_set)) as has_orphans,
+       (select min(c.version) from pointsman.config_commit c
+        where not c.baseline and c.version > (select min(version) from pointsman.config_commit where baseline)
+          and not exists (select from pointsman.config_log l where l.change_set = c.change_set)) as emptied
 
 -- name: history
 -- Every row of the log from the last baseline up to version $1 on, in the order of commits. A baseline says all that there

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from pointsman import Router, replay
+from pointsman.cache.indexes import TABLES
 from pointsman.errors import DecisionNotFound, LeadNotFound
-from pointsman.migrate import migrate
+from pointsman.migrate import migrate, remove
 from pointsman.replay import HistoryHole, Report
 from tests.builders import (
     make_area,
@@ -199,6 +200,11 @@ async def test_newer_release_that_decides_otherwise_is_named(
             " delete from pointsman.config_log l using c where l.change_set = c.change_set",
             "version {version}, which decision",
         ),
+        (
+            "delete from pointsman.config_log where change_set ="
+            " (select change_set from pointsman.config_commit where version = {version})",
+            "what version {version} changed is missing",
+        ),
         ("update pointsman.config_commit set baseline = false", "has no baseline"),
     ],
 )
@@ -210,6 +216,26 @@ async def test_history_with_a_hole_is_one_clear_sentence(
     with pytest.raises(HistoryHole, match=said.format(version=version)) as caught:
         await replay.replay(database)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [(TABLES, "the policy `{policy}`"), (["buyers"], "the buyer `{buyer}`"), (["buyer_offers"], "the buyer `{buyer}`")],
+    ids=["all", "buyers", "buyer_offers"],
+)
+async def test_baseline_that_lost_what_a_decision_names_is_a_hole(
+    database: str, connection: asyncpg.Connection, tables: Sequence[str], said: str, jobs: int
+) -> None:
+    offer = await make_offer(connection)
+    named = {"buyer": await make_candidate(connection, offer), "policy": await make_policy(connection)}
+    await remove(database)
+    await migrate(database)
+    async with Router.open(database) as router:
+        await router.route(await make_lead(connection, offer))
+    await tamper(connection, "delete from pointsman.config_log where op = 'b' and rel = any($1)", tables)
+    with pytest.raises(HistoryHole, match=f"{said.format(**named)}, which decision 1 was made with, is missing"):
+        await replay.replay(database, jobs=jobs)
 
 
 async def test_config_version_that_never_was_is_a_difference(
