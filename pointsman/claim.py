@@ -339,9 +339,13 @@ class Question:
             [enrollment.offer_id for enrollment in self._turns.values()],
         ]
 
-    def answered(self, used: Sequence[int], positions: Sequence[int]) -> State:
-        """The state that the answers make."""
+    def answered(self, used: Sequence[int | None], positions: Sequence[int]) -> State:
+        """The state that the answers make, without the usage that nobody knows."""
         state = State()
-        state.used = dict(zip(self._caps, used, strict=True))
+        state.used = {counter: count for counter, count in zip(self._caps, used, strict=True) if count is not None}
         state.positions = dict(zip(self._turns, positions, strict=True))
         return state
+
+    def is_answered_by(self, state: State) -> bool:
+        """Whether `state` knows the usage of everything that was asked about."""
+        return self._caps.keys() <= state.used.keys()

@@ -38,7 +38,7 @@ class DecisionNotFound(PointsmanError):
 
 
 class HistoryPruned(PointsmanError):
-    """The configuration of that time is no longer kept, so the decision cannot be explained again."""
+    """What the decision was made on is no longer kept whole, so it cannot be explained again."""
 
 
 class InvalidHypothesis(PointsmanError, ValueError):

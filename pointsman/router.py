@@ -578,6 +578,11 @@ class Router:
         question = Question(indexes.covering(record.lead), micros(record.decided_at))
         around = question.answered(*await self._store.state_before(connection, decision_id, question.arguments()))
         decision = redecide(record.lead, indexes, read_state(record.state), micros(record.decided_at), around)
+        if not question.is_answered_by(around):
+            raise HistoryPruned(
+                f"decision {decision_id} fell into a day or an hour of which earlier decisions were pruned; how full "
+                "each buyer was is no longer known"
+            )
         outcome = Outcome(
             record.lead.id,
             record.outcome,

@@ -462,8 +462,8 @@ class Store:
 
     async def state_before(
         self, connection: Connection, decision_id: int, arguments: Sequence[Any]
-    ) -> tuple[list[int], list[int]]:
-        """Usage and positions as the decisions with smaller ids left them."""
+    ) -> tuple[list[int | None], list[int]]:
+        """Usage and positions as the decisions with smaller ids left them; no usage where some of these were pruned."""
         row = await self._row(connection, "state_before", *arguments, decision_id)
         return row["used"], row["positions"]
 

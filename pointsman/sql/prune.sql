@@ -29,10 +29,9 @@ turns as (
 select (select max(id) from page) as last, (select count(*) from gone) as gone
 
 -- name: delete_counters
--- Some counters of windows that ended before $1: no explanation of a kept decision looks at them.
+-- Some counters of windows that began before $1: nothing counts in them any more.
 with old as (
-  select buyer_id, offer_id, kind, window_start from pointsman.cap_usage
-  where window_start < $1::timestamptz - interval '3 days' limit $2)
+  select buyer_id, offer_id, kind, window_start from pointsman.cap_usage where window_start < $1 limit $2)
 delete from pointsman.cap_usage c using old o
 where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (o.buyer_id, o.offer_id, o.kind, o.window_start)
 

@@ -89,20 +89,20 @@ select
     left join pointsman.rotation t on (t.buyer_id, t.offer_id) = (r.b, r.o) order by r.i) as positions
 
 -- name: state_before
--- Usage and positions as the decisions with ids smaller than $9 left them. Of a window that began before what
--- is kept, some may have been pruned: its counter knows them, less those that came later.
+-- Usage and positions as the decisions with ids smaller than $9 left them. Usage is null where decisions of the window may
+-- have been pruned: it began before what is kept, and some of its holder's were. (Its counter does not know them: it counted
+-- only while a cap was set.)
 select
   array(
-    select case when k.f < (select p.before from pointsman.pruned p)
-      then greatest(n.before, coalesce(c.used - n.later, 0)) else n.before end
+    select case when coalesce(k.f >= (select p.before from pointsman.pruned p), true) or not exists (
+        select from pointsman.pruned_turn t
+        where t.buyer_id = k.b and (k.o = '00000000-0000-0000-0000-000000000000' or t.offer_id = k.o))
+      then (
+        select count(*)::int from pointsman.decisions d
+        where d.buyer_id = k.b and d.decided_at >= k.f and d.decided_at < k.t and d.id < $9::bigint
+          and (k.o = '00000000-0000-0000-0000-000000000000' or d.offer_id = k.o)) end
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
       with ordinality k(b, o, kind, f, t, changed, i)
-    cross join lateral (
-      select (count(*) filter (where d.id < $9::bigint))::int as before, (count(*) filter (where d.id >= $9::bigint))::int as later
-      from pointsman.decisions d
-      where d.buyer_id = k.b and d.decided_at >= k.f and d.decided_at < k.t
-        and (k.o = '00000000-0000-0000-0000-000000000000' or d.offer_id = k.o)) n
-    left join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f)
     order by k.i) as used,
   array(
     select coalesce(

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from pointsman import Router
-from pointsman.errors import Busy
+from pointsman.errors import Busy, HistoryPruned
 from pointsman.prune import Pruned, TooYoung, _Pruning, prune
 from pointsman.replay import History, replay
 from tests.builders import (
@@ -190,26 +190,34 @@ async def test_explanation_of_a_kept_decision_is_the_same(database: str, connect
         assert before == [await router.explain(lead) for lead in leads[-3:]]
 
 
-async def test_explanation_of_a_day_that_the_cutoff_divides_is_the_same(
-    database: str, connection: asyncpg.Connection
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_usage_that_prune_made_unknown_is_never_told(
+    database: str, connection: asyncpg.Connection, is_named: bool
 ) -> None:
+    """Of a day that the cutoff divides, how full a buyer was is known where the record had to name it."""
     offer = await make_offer(connection)
-    first = await make_candidate(connection, offer, enrollment={"priority_rank": 1})
-    full = await make_candidate(connection, offer, enrollment={"priority_rank": 2, "daily_cap": 1})
+    full = await make_candidate(connection, offer, enrollment={"priority_rank": 1 if is_named else 3, "daily_cap": 1})
+    idle = await make_candidate(connection, offer, enrollment={"priority_rank": 4, "daily_cap": 1})
+    other = await make_candidate(connection, offer, status="paused", enrollment={"priority_rank": 2})
     await make_policy(connection)
     leads = [await make_lead(connection, offer) for _ in range(2)]
     async with Router.open(database) as router:
         await set_clock(connection, LONG_AGO)
-        await connection.execute("update buyers set status = 'paused' where id = $1", first)
         assert full == (await router.route(leads[0])).buyer_id
-        await connection.execute("update buyers set status = 'active'")
+        await connection.execute("update buyers set status = 'active' where id = $1", other)
         await set_clock(connection, LONG_AGO + timedelta(hours=2))
-        assert first == (await router.route(leads[1])).buyer_id
+        assert other == (await router.route(leads[1])).buyer_id
         before = await router.explain(leads[1])
+        assert (["daily_cap_reached"], []) == (codes(before, full), codes(before, idle))
         await set_clock(connection, LONG_AGO + timedelta(days=DAYS, hours=1))
         assert 1 == (await prune(database, days=DAYS)).decisions
-        assert ["daily_cap_reached"] == codes(before, full)
-        assert before == await router.explain(leads[1])
+        if is_named:
+            assert before == await router.explain(leads[1])
+        else:
+            with pytest.raises(HistoryPruned, match="how full each buyer was is no longer known"):
+                await router.explain(leads[1])
+    proved = (await replay(database)).same_version
+    assert (1, 0) == (proved.equal, proved.different)
 
 
 async def test_open_router_does_not_notice(database: str, connection: asyncpg.Connection) -> None:
