@@ -105,6 +105,19 @@ def test_a_buyer_that_leaves_moves_only_its_own_leads() -> None:
         assert_documented(number, share(6 * number, 36), moved.count(number), share(moved.count(number), len(moved)))
 
 
+def test_a_buyer_that_returns_gets_its_own_leads_again_and_does_not_catch_up() -> None:
+    world = weighted_world()
+
+    def between(turn: int) -> None:
+        if turn in (3_001, 6_001):
+            for table, image in candidate(4, weight=4, status="paused" if turn == 3_001 else "active"):
+                world.apply(put(table, image), turn)
+
+    order = served(world, leads(10_000), between)
+    assert 4 not in order[3_000:6_000]
+    assert by_weight()[6_000:10_000] == order[6_000:]
+
+
 def test_a_capped_buyer_s_overflow_goes_to_the_others_by_their_weights() -> None:
     order = served(weighted_world(daily_cap=10_000), leads(LEADS))
     assert 10_000 == order.count(4)
