@@ -371,8 +371,18 @@ def test_the_collector_is_as_it_was_after_a_pause() -> None:
 
 
 def test_what_was_built_in_a_pause_is_not_walked_by_the_next_small_collection() -> None:
+    gc.unfreeze()  # an earlier test may have been a service
     with collector.paused():
         built = [[number] for number in range(20_000)]
     young = set(map(id, gc.get_objects(generation=0)))
     assert not young.intersection(map(id, built))
     assert 0 == gc.get_freeze_count()
+
+
+def test_what_a_service_keeps_out_of_the_collectors_way_stays_there_when_it_loads_again() -> None:
+    gc.freeze()
+    before = gc.get_freeze_count()
+    with collector.paused():
+        built = [[number] for number in range(20_000)]
+    assert gc.get_freeze_count() >= before + len(built)
+    gc.unfreeze()
