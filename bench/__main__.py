@@ -76,13 +76,13 @@ class Bench:
     async def run(self, only: set[str]) -> None:
         """Do the parts of these names, all if there are none, each in the order below."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "loading": self._loading,  # a process that loads has done nothing before
             "path": self._path,
             "cold": self._cold,
             "hot": self._hot,
             "trips": self._trips,
             "http": self._http,
             "configuration": self._configuration,
-            "loading": self._loading,
             "memory": self._memory,
             "engines": self._engines,
             "processes": self._processes,
