@@ -185,7 +185,7 @@ class Batch(State):
         if not is_first if winner is None else winner.turn not in self._known.positions:
             return None
         names = [name for *_, name in self._uses]
-        takes = sorted(zip(decision.takes, names, strict=False), key=_order_of_locks)
+        takes = sorted(zip(decision.takes, names, strict=False), key=lambda named: _order_of_locks(named[0]))
         windows = {cap.window.kind: cap.window for cap in decision.takes}
         hour, day = windows.get("hour"), windows.get("day")
         changed = {cap.level: cap.changed for cap in decision.takes}
@@ -231,8 +231,8 @@ class Batch(State):
         if answer is None:
             return Claimed([0], [None], [], [], {"alone": True})
         (decision,) = self.decisions
-        counters = [cap.counter for cap in sorted(decision.takes, key=_slot, reverse=True)]
-        counters += [cap.counter for cap in decision.full]
+        takes = sorted(decision.takes, key=_order_of_locks)
+        counters = [cap.counter for cap in (*takes, *decision.full)]
         turns = [enrollment.turn for enrollment in decision.compared]
         done, *true = answer
         used = {counter: self._seen.used.get(counter, 0) for counter in counters}
@@ -291,13 +291,9 @@ def _digest(head: bytes, state: bytes | None) -> bytes | None:
     return None if state is None else record.digest(head, state)
 
 
-def _slot(cap: Cap) -> int:
-    return cap.slot
-
-
-def _order_of_locks(named: tuple[Cap, int]) -> int:
+def _order_of_locks(cap: Cap) -> int:
     """By the keys of `cap_usage`: the buyer's own before its enrollment's, days before hours."""
-    return -named[0].slot
+    return -cap.slot
 
 
 def counter_arrays(asked: Iterable[Cap]) -> list[list[Any]]:

@@ -212,22 +212,19 @@ class _Unprepared(asyncpg.Connection):
     """
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
-        if self.is_in_transaction():
-            return await super().fetch(query, *args, **options)
-        async with self.transaction():
-            return await super().fetch(query, *args, **options)
+        return await self._on_one_server(super().fetch, query, *args, **options)
 
     async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
-        if self.is_in_transaction():
-            return await super().fetchrow(query, *args, **options)
-        async with self.transaction():
-            return await super().fetchrow(query, *args, **options)
+        return await self._on_one_server(super().fetchrow, query, *args, **options)
 
     async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        return await self._on_one_server(super().fetchval, query, *args, **options)
+
+    async def _on_one_server(self, ask: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
         if self.is_in_transaction():
-            return await super().fetchval(query, *args, **options)
+            return await ask(*args, **options)
         async with self.transaction():
-            return await super().fetchval(query, *args, **options)
+            return await ask(*args, **options)
 
 
 class _Connections:

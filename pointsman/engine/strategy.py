@@ -96,14 +96,14 @@ class Ranking:
             if name == "score":
                 left = self._with_least_score(left)
                 continue
-            values = self._values(name, left)
+            values = _PARTS[name](self, left)
             best = min(values)
             left = [enrollment for enrollment, value in zip(left, values, strict=True) if value == best]
         return left[0], compared
 
     def _with_least_score(self, left: Sequence[Enrollment]) -> Sequence[Enrollment]:
         """Those with the smallest score; scores that floats tell apart are never made."""
-        hashes = self._hashes(left)
+        hashes = self.hashes(left)
         values = [_value(n, enrollment.weight or 1) for n, enrollment in zip(hashes, left, strict=True)]
         near = min(values) * (1 + 2 * _TOO_CLOSE)
         close = [
@@ -114,16 +114,6 @@ class Ranking:
         least = min(score for score, _ in close)
         return [enrollment for score, enrollment in close if score == least]
 
-    def _values(self, name: str, left: Sequence[Enrollment]) -> Sequence[Any]:
-        if name == TURN:
-            return self.state.positions_of(left)
-        if name == "priority_rank":
-            return [enrollment.priority_rank for enrollment in left]
-        if name == "lead_hash":
-            return self._hashes(left)
-        part = _PARTS[name]
-        return [part(self, enrollment) for enrollment in left]
-
     def not_behind(self, winner: Enrollment, others: Sequence[Enrollment]) -> list[bool]:
         """Of each of `others`, whether nothing that stands still while configuration does puts it behind `winner`.
 
@@ -131,24 +121,21 @@ class Ranking:
         """
         stands: list[bool | None] = [None] * len(others)
         for name in takewhile(lambda name: name != TURN, self.rules.order):
-            part = _PARTS[name]
-            winners = part(self, winner)
-            for index, other in enumerate(others):
-                if stands[index] is None and (value := part(self, other)) != winners:
-                    stands[index] = value < winners
-            if None not in stands:
+            level = [index for index, stand in enumerate(stands) if stand is None]
+            if not level:
                 break
+            winners, *values = _PARTS[name](self, [winner, *(others[index] for index in level)])
+            for index, value in zip(level, values, strict=True):
+                if value != winners:
+                    stands[index] = value < winners
         return [stand is not False for stand in stands]
 
     def key(self, enrollment: Enrollment) -> tuple[Any, ...]:
         """What `enrollment` is ordered by, smallest first; no two buyers have the same."""
-        return tuple(_PARTS[name](self, enrollment) for name in self.rules.order)
+        return tuple(_PARTS[name](self, (enrollment,))[0] for name in self.rules.order)
 
-    def hash(self, enrollment: Enrollment) -> int:
-        """The `lead_hash` of the lead and the enrollment's buyer."""
-        return self._hashes((enrollment,))[0]
-
-    def _hashes(self, enrollments: Iterable[Enrollment]) -> list[int]:
+    def hashes(self, enrollments: Iterable[Enrollment]) -> list[int]:
+        """The `lead_hash` of the lead and each enrollment's buyer."""
         of_lead, salt = self._of_lead, self.rules.salt
         if of_lead is None:
             of_lead = self._of_lead = blake2b(self.lead_id.bytes, digest_size=8)
@@ -168,24 +155,25 @@ def _value(n: int, weight: int) -> float:
     return -math.log1p((below - _WHOLE) / _WHOLE) / weight
 
 
-def _score(ranking: Ranking, enrollment: Enrollment) -> Score:
-    return Score(ranking.hash(enrollment), enrollment.weight or 1)
+def _scores(ranking: Ranking, those: Sequence[Enrollment]) -> list[Score]:
+    hashes = ranking.hashes(those)
+    return [Score(n, enrollment.weight or 1) for n, enrollment in zip(hashes, those, strict=True)]
 
 
-def _response_time(ranking: Ranking, enrollment: Enrollment) -> tuple[int, int]:
-    seconds = enrollment.buyer.sla_response_seconds if enrollment.buyer else None
-    return _LAST if seconds is None else (0, seconds)
+def _response_times(_: Ranking, those: Sequence[Enrollment]) -> list[tuple[int, int]]:
+    found = (enrollment.buyer.sla_response_seconds if enrollment.buyer else None for enrollment in those)
+    return [_LAST if seconds is None else (0, seconds) for seconds in found]
 
 
-_Part = Callable[[Ranking, Enrollment], Any]
-_PARTS: dict[str, _Part] = {
-    "sla": lambda ranking, enrollment: not is_prompt(enrollment, ranking.rules),
-    "score": _score,
-    "priority_rank": lambda ranking, enrollment: enrollment.priority_rank,
-    "weight": lambda ranking, enrollment: -(enrollment.weight or 0),
-    "sla_response_seconds": _response_time,
-    TURN: lambda ranking, enrollment: ranking.state.position(enrollment),
-    "enrolled_at": lambda ranking, enrollment: _LAST if enrollment.enrolled_at is None else (0, enrollment.enrolled_at),
-    "lead_hash": Ranking.hash,
-    "buyer_id": lambda ranking, enrollment: enrollment.turn,
+_PARTS: dict[str, Callable[[Ranking, Sequence[Enrollment]], Sequence[Any]]] = {
+    "sla": lambda ranking, those: [not is_prompt(enrollment, ranking.rules) for enrollment in those],
+    "score": _scores,
+    "priority_rank": lambda _, those: [enrollment.priority_rank for enrollment in those],
+    "weight": lambda _, those: [-(enrollment.weight or 0) for enrollment in those],
+    "sla_response_seconds": _response_times,
+    TURN: lambda ranking, those: ranking.state.positions_of(those),
+    "enrolled_at": lambda _, those: [_LAST if (at := each.enrolled_at) is None else (0, at) for each in those],
+    "lead_hash": Ranking.hashes,
+    "buyer_id": lambda _, those: [enrollment.turn for enrollment in those],
 }
+"""What buyers are ordered by, for each of them."""

@@ -28,32 +28,6 @@ from pointsman.migrate import (
 from tests.catalog import catalog
 
 LOG = """
-with ours as (
-  select c.* from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where n.nspname in ('pointsman', 'public', 'app') and c.relkind <> 't')
-select format('table %s %s options %s', c.oid::regclass, c.relkind, c.reloptions) from ours c
-union all
-select format('column %s.%s %s %s %s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
-              a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid))
-from ours c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
-union all
-select format('constraint %s %s %s', o.conrelid::regclass, o.conname, pg_get_constraintdef(o.oid))
-from ours c join pg_constraint o on o.conrelid = c.oid
-union all
-select format('index %s', pg_get_indexdef(c.oid)) from ours c where c.relkind = 'i'
-union all
-select format('function %s %s %s', p.oid::regprocedure, p.proacl, pg_get_functiondef(p.oid))
-from pg_proc p where p.pronamespace = to_regnamespace('pointsman')
-union all
-select format('trigger %s %s', pg_get_triggerdef(g.oid), g.tgenabled) from pg_trigger g where not g.tgisinternal
-union all
-select format('view %s %s', viewname, definition) from pg_views where schemaname = 'pointsman'
-union all
-select format('sequence %s %s %s', sequencename, start_value, cache_size)
-from pg_sequences where schemaname = 'pointsman'
-"""
-LOG = """
 select c.version, c.baseline, l.rel, l.op::text as op, l.key, l.row::text as row
 from pointsman.config_commit c join pointsman.config_log l using (change_set)
 where c.version >= (select max(version) from pointsman.config_commit where baseline) order by c.version, l.seq

@@ -253,13 +253,13 @@ def test_a_score_equals_nothing_else():
 
 
 def test_equal_hashes_are_settled_by_the_tie_breakers(monkeypatch):
-    monkeypatch.setattr(strategy.Ranking, "_hashes", lambda ranking, enrollments: [7 for _ in enrollments])
+    monkeypatch.setattr(strategy.Ranking, "hashes", lambda ranking, enrollments: [7 for _ in enrollments])
     rows = candidate(1, enrolled_at=2), candidate(2, enrolled_at=1)
     assert by("enrolled_at", *rows, strategy=WEIGHTED) == [TWO, ONE]
 
 
 def test_the_larger_weight_wins_among_equal_hashes(monkeypatch):
-    monkeypatch.setattr(strategy.Ranking, "_hashes", lambda ranking, enrollments: [7 for _ in enrollments])
+    monkeypatch.setattr(strategy.Ranking, "hashes", lambda ranking, enrollments: [7 for _ in enrollments])
     assert ordered(candidate(1, weight=3), candidate(2, weight=4), strategy=WEIGHTED) == [TWO, ONE]
 
 
@@ -267,7 +267,7 @@ def test_the_larger_weight_wins_among_equal_hashes(monkeypatch):
 def test_the_ends_of_the_range_can_be_ranked(monkeypatch, n):
     monkeypatch.setattr(
         strategy.Ranking,
-        "_hashes",
+        "hashes",
         lambda ranking, enrollments: [n if enrollment.buyer_id == ONE else 2**63 for enrollment in enrollments],
     )
     assert (TWO if n == 0 else ONE) == winner(
