@@ -33,6 +33,7 @@ declare
   positions bigint[];
   seen int;
   is_ahead bool;
+  as_believed bool;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'a claim needs a READ COMMITTED transaction';
@@ -106,7 +107,8 @@ begin
         left join pointsman.rotation t on t.buyer_id = r.b and t.offer_id = p_offer;
       exit premises when is_ahead;
     end if;
-    if (had, full_used, positions) is distinct from (k_used, f_used, v_position) then
+    as_believed := (had, full_used, positions) is not distinct from (k_used, f_used, v_position);
+    if not as_believed then
       p_state := pointsman.state(
         (select array_agg(k.n order by k.n & 1, k.n) from unnest(k_name) k(n)) || f_name,
         (select array_agg(k.u order by k.n & 1, k.n) from unnest(k_name, had) k(n, u)) || full_used,
@@ -131,10 +133,10 @@ begin
         raise exception 'a trigger keeps leads from being assigned';
       end if;
     end if;
-    if (had, full_used, positions) is distinct from (k_used, f_used, v_position) then
-      return done || had::bigint[] || full_used::bigint[] || positions;
+    if as_believed then
+      return array[done];
     end if;
-    return array[done];
+    return done || had::bigint[] || full_used::bigint[] || positions;
   end;
 
   -- a premise did not hold: what was counted for this lead is given back
