@@ -19,7 +19,7 @@ from pointsman.cache.indexes import Change, Indexes
 from pointsman.engine.capacity import State
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, decide
-from pointsman.engine.eligibility import is_prompt, screen
+from pointsman.engine.eligibility import is_prompt, reasons
 from pointsman.engine.explain import Standing, explain
 from pointsman.engine.geo import city
 from pointsman.engine.nearest import with_nearest
@@ -92,7 +92,8 @@ class Example:
 
     def eligible(self) -> Sequence[Enrollment]:
         """Whom the strategy orders."""
-        return screen(self.decision.covering, self.rules(), self.state, self.decision.at).eligible
+        rules, state, at = self.rules(), self.state, self.decision.at
+        return [enrollment for enrollment in self.decision.covering if not reasons(enrollment, rules, state, at)]
 
     def rules(self, **over: Any) -> Rules:
         """The rules that apply, some of them put otherwise."""

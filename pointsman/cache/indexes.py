@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -41,6 +42,7 @@ TABLES = (
 """The configuration tables, each before those whose rows name its own."""
 
 _NOTHING = BitMap()
+_BY_BUYER = attrgetter("turn")  # within an offer
 _REMEMBERED_POLICIES = 100_000
 _REMEMBERED_PLACES = 1_000
 """Of leads, a market: few enough to be forgotten in microseconds when the market changes."""
@@ -184,7 +186,7 @@ class Indexes:
         return None if offer_id is None else self.offers.get(offer_id)
 
     def covering(self, lead: Lead) -> Sequence[Enrollment]:
-        """The enrollments in the lead's offer of buyers with a service area that holds the lead."""
+        """The enrollments in the lead's offer of buyers with a service area that holds the lead, in order of buyers."""
         if lead.market_id is None or lead.offer_id is None:
             return ()
         market = self.markets.get(lead.market_id)
@@ -198,7 +200,7 @@ class Indexes:
                 cell = self._cell(market, lead.offer_id)
             rows = cell.rows
             holding = market.holding(geo.postal_code(lead.postal_code), geo.city(lead.city))
-            found = tuple([rows[number] for number in holding & cell.enrolled])
+            found = tuple(sorted([rows[number] for number in holding & cell.enrolled], key=_BY_BUYER))
             if lead.offer_id in market.cells:  # or nobody would tell the market of the offer's first enrollment
                 if len(market.found) == _REMEMBERED_PLACES:  # leads can name any
                     market.found.clear()

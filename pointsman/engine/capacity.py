@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -79,26 +79,6 @@ class State:
 def caps(enrollment: Enrollment, at: int) -> list[Cap]:
     """Every cap that is set on `enrollment` and on its buyer, with the window that holds `at`; hours before days."""
     return [bind(enrollment, limit, at) for limit in enrollment.limits]
-
-
-def with_room(enrollments: Iterable[Enrollment], state: State, at: int) -> tuple[list[Enrollment], list[Full]]:
-    """Those who have room under every cap as far as `state` knows, and the others with the first that is reached."""
-    used, ahead = state.used.get, state.ahead.get if state.ahead else None
-    room: list[Enrollment] = []
-    full: list[Full] = []
-    for enrollment in enrollments:
-        for limit in enrollment.limits:
-            if not limit.start <= at < limit.end:
-                bind(enrollment, limit, at)
-            count = used(limit.counter, 0)
-            if ahead is not None:
-                count += ahead(limit.counter, 0)
-            if count >= limit.limit:
-                full.append(Full(enrollment, bind(enrollment, limit, at)))
-                break
-        else:
-            room.append(enrollment)
-    return room, full
 
 
 def bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:

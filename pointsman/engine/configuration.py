@@ -125,7 +125,8 @@ class Buyer:
 class Enrollment:
     """A buyer that takes part in an offer, with all that a decision reads of it.
 
-    The cache owns these objects and may put a newer `buyer` into one between two decisions, never during one.
+    `never`: a cap of 0 keeps every lead away. The cache owns these objects and may put a newer `buyer` into one between
+    two decisions, never during one.
     """
 
     __slots__ = (
@@ -138,9 +139,11 @@ class Enrollment:
         "faults",
         "hours",
         "limits",
+        "never",
         "offer_id",
         "own_faults",
         "priority_rank",
+        "sla_response_seconds",
         "turn",
         "weight",
     )
@@ -169,7 +172,9 @@ class Enrollment:
         """Take the buyer as it is now; None where no such buyer exists."""
         self.buyer = buyer
         self.hours = None if buyer is None else buyer.hours
+        self.sla_response_seconds = None if buyer is None else buyer.sla_response_seconds
         self.limits = self._limits(buyer)
+        self.never = any(limit.limit == 0 for limit in self.limits)
         if buyer is None:
             self.faults = int(self.own_faults | Fault.BUYER_MISSING)
             return

@@ -9,15 +9,14 @@ from uuid import UUID
 
 from pointsman.engine.capacity import Cap, Full, State, caps
 from pointsman.engine.configuration import Enrollment, Exclusivity, Offer
-from pointsman.engine.eligibility import Screened, screen
 from pointsman.engine.exclusivity import Holding, holding
 from pointsman.engine.policy import Policy
-from pointsman.engine.strategy import Ranking
+from pointsman.engine.search import Search
 from pointsman.model import Cause, Flag, Lead, OutcomeKind
 
 
 class Snapshot(Protocol):
-    """What a decision asks of the configuration at one version; the order of what it yields does not matter."""
+    """What a decision asks of the configuration at one version."""
 
     def policy(self, lead: Lead) -> Policy | None:
         """The most specific active policy that matches."""
@@ -26,7 +25,7 @@ class Snapshot(Protocol):
         """The offer, if it exists."""
 
     def covering(self, lead: Lead) -> Sequence[Enrollment]:
-        """The enrollments in the lead's offer of buyers with a service area that holds the lead."""
+        """The enrollments in the lead's offer of buyers with a service area that holds the lead, in order of buyers."""
 
     def exclusivities(self, lead: Lead) -> Iterable[Sequence[Exclusivity]]:
         """The exclusivities that match the lead, whenever they are valid: a list a scope, most specific first."""
@@ -63,36 +62,24 @@ def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
     if misfit := _misfit(snapshot.offer(lead.offer_id), lead):
         return _no_route(lead, at, misfit, policy)
 
-    # 1. eligible buyers, caps as known included
+    # eligible buyers (1), caps as known included, in the order of strategy (3), SLA preference (4) and tie-breakers (5)
     covering = snapshot.covering(lead)
-    pool = screen(covering, policy.rules, state, at)
-
-    # 2. exclusivity: the holder alone, nobody, or the others with a word about it
+    search = Search(policy.rules, lead, state, at)
+    flags: tuple[Flag, ...] = ()
     held = holding(snapshot.exclusivities(lead), at)
-    pool, flags = (pool, ()) if held is None else _under(held, pool, policy.rules.fail_closed)
+    if held is None:
+        winner = search.first(covering)
+    else:  # exclusivity (2): the holder alone, nobody, or the others with a word about it
+        winner, flags = _under(held, search, covering, policy.rules.fail_closed)
 
-    # 3. the strategy orders them, 4. the SLA goes before it, 5. tie-breakers settle every remaining equality
-    ranking = Ranking(policy.rules, lead.id, state)
-    if pool.eligible:
-        winner, compared = ranking.first(pool.eligible)
-        return Decision(
-            lead,
-            at,
-            OutcomeKind.ROUTED,
-            None,
-            policy,
-            winner,
-            flags,
-            tuple(caps(winner, at)),
-            _passed_over(pool.full, winner, held, ranking),
-            tuple(sorted(compared, key=_turn)),
-            covering,
-        )
+    full = _proofs(search.full)
+    if winner is not None:
+        outcome, takes, compared = OutcomeKind.ROUTED, tuple(caps(winner, at)), tuple(search.compared)
+        return Decision(lead, at, outcome, None, policy, winner, flags, takes, full, compared, covering)
     if Flag.EXCLUSIVE in flags:
         outcome, cause = OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED, None
     else:
         outcome, cause = OutcomeKind.NO_ROUTE, Cause.NO_ELIGIBLE_BUYERS
-    full = _proofs(pool.full)
     return Decision(lead, at, outcome, cause, policy, None, flags, (), full, (), covering)
 
 
@@ -110,37 +97,25 @@ def _misfit(offer: Offer | None, lead: Lead) -> Cause | None:
     return None
 
 
-def _under(held: Holding, pool: Screened, fail_closed: bool) -> tuple[Screened, tuple[Flag, ...]]:
-    """Who is left under an exclusivity, and the flags that say so."""
-    conflict = (Flag.EXCLUSIVITY_CONFLICT,) if held.conflict else ()
-    eligible = [enrollment for enrollment in pool.eligible if _holds(held, enrollment)]
-    if eligible or fail_closed:
-        full = [full for full in pool.full if _holds(held, full.enrollment)]
-        return Screened(eligible, full), (Flag.EXCLUSIVE, *conflict)
-    return pool, (Flag.EXCLUSIVE_FALLBACK, *conflict)
-
-
-def _holds(held: Holding, enrollment: Enrollment) -> bool:
-    return enrollment.buyer_id == held.exclusivity.buyer_id
-
-
-def _passed_over(full: list[Full], winner: Enrollment, held: Holding | None, ranking: Ranking) -> tuple[Cap, ...]:
-    """A full cap of each full buyer that would have gone before the winner, or that holds the lead's exclusivity."""
-    if not full:
-        return ()
-    before = ranking.not_behind(winner, [one.enrollment for one in full])
-    if held is not None:
-        before = [is_before or _holds(held, one.enrollment) for is_before, one in zip(before, full, strict=True)]
-    return _proofs([one for is_before, one in zip(before, full, strict=True) if is_before])
+def _under(
+    held: Holding, search: Search, covering: Sequence[Enrollment], fail_closed: bool
+) -> tuple[Enrollment | None, tuple[Flag, ...]]:
+    """Who gets the lead under an exclusivity, and the flags that say so."""
+    holder, conflict = held.exclusivity.buyer_id, (Flag.EXCLUSIVITY_CONFLICT,) if held.conflict else ()
+    winner = search.first([enrollment for enrollment in covering if enrollment.buyer_id == holder])
+    if winner is not None or fail_closed:
+        return winner, (Flag.EXCLUSIVE, *conflict)
+    others = [enrollment for enrollment in covering if enrollment.buyer_id != holder]
+    return search.first(others), (Flag.EXCLUSIVE_FALLBACK, *conflict)
 
 
 def _proofs(full: list[Full]) -> tuple[Cap, ...]:
     """One full cap of each, in order of buyers; who has a cap of 0 is full by that and needs no proof."""
-    unproven = [one for one in full if all(limit.limit for limit in one.enrollment.limits)]
-    if len(unproven) > 1:
-        unproven.sort(key=_turn_of_full)
+    if not full:
+        return ()
+    unproven = [one for one in full if not one.enrollment.never]
+    unproven.sort(key=_turn_of_full)
     return tuple([one.cap for one in unproven])
 
 
-_turn = attrgetter("turn")  # within an offer, the order of buyers
-_turn_of_full = attrgetter("enrollment.turn")
+_turn_of_full = attrgetter("enrollment.turn")  # within an offer, the order of buyers

@@ -1,11 +1,8 @@
-"""Who may have a lead: every check, as bits first, as reasons only when somebody asks."""
+"""Why a buyer may not have a lead: every check that fails, worked out only when somebody asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
-from pointsman.engine.capacity import Full, State, caps, with_room
+from pointsman.engine.capacity import State, caps
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.faults import Fault
 from pointsman.engine.policy import Rules
@@ -20,28 +17,6 @@ _FIELDS = (
     ("weight", Fault.BAD_WEIGHT),
     ("sla_response_seconds", Fault.BAD_SLA),
 )
-
-
-class Screened(NamedTuple):
-    """Covering enrollments that can have the lead, and those that their caps alone keep from it."""
-
-    eligible: list[Enrollment]
-    full: list[Full]
-
-
-def screen(covering: Iterable[Enrollment], rules: Rules, state: State, at: int) -> Screened:
-    """Sort covering enrollments into those that can have the lead at `at`, and those whose caps alone forbid it."""
-    enforced = rules.enforced
-    standing = [enrollment for enrollment in covering if not enrollment.faults & enforced]
-    if rules.acceptance_hours:
-        standing = [
-            enrollment
-            for enrollment in standing
-            if (hours := enrollment.hours) is None or hours.opened <= at < hours.closes or hours.is_open(at)
-        ]
-    if rules.sla_required:
-        standing = [enrollment for enrollment in standing if is_prompt(enrollment, rules)]
-    return Screened(*with_room(standing, state, at))
 
 
 def reasons(enrollment: Enrollment, rules: Rules, state: State, at: int) -> tuple[Reason, ...]:
@@ -70,7 +45,7 @@ def reasons(enrollment: Enrollment, rules: Rules, state: State, at: int) -> tupl
 
 def is_prompt(enrollment: Enrollment, rules: Rules) -> bool:
     """Whether the buyer's response time is known and within the policy's limit."""
-    seconds = enrollment.buyer.sla_response_seconds if enrollment.buyer else None
+    seconds = enrollment.sla_response_seconds
     return seconds is not None and seconds <= rules.max_response_seconds
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pointsman.engine.capacity import State
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, Snapshot
-from pointsman.engine.eligibility import reasons, screen
+from pointsman.engine.eligibility import reasons
 from pointsman.engine.exclusivity import Holding, holding
 from pointsman.engine.geo import city, postal_code
 from pointsman.engine.policy import Rules
@@ -42,11 +42,11 @@ def explain(decision: Decision, snapshot: WideSnapshot, state: State) -> Standin
         return Standing()
     held = holding(snapshot.exclusivities(lead), decision.at)
     covering = {enrollment.buyer_id: enrollment for enrollment in snapshot.covering(lead)}
-    eligible = screen(covering.values(), policy.rules, state, decision.at).eligible
     excluded = {
         enrollment.buyer_id: _why_not(enrollment, covering, snapshot, policy.rules, state, decision)
         for enrollment in snapshot.enrolled(lead.offer_id).values()
     }
+    eligible = [enrollment for buyer_id, enrollment in covering.items() if not excluded[buyer_id]]
     if held is not None:
         holder = held.exclusivity.buyer_id
         if holder not in excluded:

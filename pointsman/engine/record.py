@@ -22,7 +22,6 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -37,7 +36,6 @@ _LENGTH = struct.Struct(">I").pack
 _INT8 = struct.Struct(">q").pack
 _NULL = b"\xff\xff\xff\xff"
 _MARK = b"pointsman decision 1"
-_TURN = attrgetter("turn")
 
 
 class StoredState(NamedTuple):
@@ -96,7 +94,7 @@ def packed_state(used: Sequence[tuple[int, int]], positions: Sequence[int]) -> b
 def named(decision: Decision) -> Iterator[tuple[Cap, int]]:
     """The caps whose counters the state names, with their names, in its order."""
     if decision.takes or decision.full:
-        turns = sorted([enrollment.turn for enrollment in decision.covering])
+        turns = [enrollment.turn for enrollment in decision.covering]
         for cap in (*decision.takes, *decision.full):
             yield cap, name(cap, bisect_left(turns, cap.counter.meter[:16]))
 
@@ -120,8 +118,7 @@ def read_state(state: bytes) -> StoredState:
 def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
     """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
     if stored.used:
-        snapshot = _Looked(snapshot, lead)
-        covering = sorted(snapshot.covering(lead), key=_TURN)
+        covering = snapshot.covering(lead)
         for place in dict.fromkeys(number // 4 for number in stored.used):
             for cap in caps(covering[place], at) if place < len(covering) else ():
                 used = stored.used.get(name(cap, place))
@@ -143,24 +140,9 @@ class _Recorded(State):
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
         if len(compared) == len(self._recorded):
-            turns = sorted([enrollment.turn for enrollment in compared])
+            turns = [enrollment.turn for enrollment in compared]
             self.positions.update(zip(turns, self._recorded, strict=True))
         return super().positions_of(compared)
-
-
-class _Looked:
-    """A snapshot in which one lead's candidates have been looked up, since they are asked for twice."""
-
-    __slots__ = ("_covering", "exclusivities", "offer", "policy")
-
-    def __init__(self, snapshot: Snapshot, lead: Lead) -> None:
-        self._covering = snapshot.covering(lead)
-        self.policy = snapshot.policy
-        self.offer = snapshot.offer
-        self.exclusivities = snapshot.exclusivities
-
-    def covering(self, lead: Lead) -> Sequence[Enrollment]:
-        return self._covering
 
 
 def _bytes(value: UUID | None) -> bytes | None:

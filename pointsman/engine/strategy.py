@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Context, Decimal
 from functools import total_ordering
 from hashlib import blake2b
-from itertools import takewhile
+from itertools import groupby, pairwise
+from operator import itemgetter
+from struct import unpack
 from typing import Any
 from uuid import UUID
 
 from pointsman.engine.capacity import State
 from pointsman.engine.configuration import Enrollment
-from pointsman.engine.eligibility import is_prompt
 from pointsman.engine.policy import Rules
 
-TURN = "least_recently_routed"
+SCORE, TURN = "score", "least_recently_routed"
+COSTLY = frozenset({SCORE, TURN, "lead_hash"})
+"""Parts that are worked out for a lead, where the others are read off."""
 
 _LAST = (1, 0)
 _TOO_CLOSE = 1e-12
@@ -81,70 +84,42 @@ class Ranking:
         self.state = state
         self._of_lead: blake2b | None = None
 
-    def first(self, eligible: Sequence[Enrollment]) -> tuple[Enrollment, Sequence[Enrollment]]:
-        """Who goes first, and all whom only their turns told from that one (that one included; nobody if alone).
+    def levels(self, part: str, those: Sequence[Enrollment]) -> Iterator[Sequence[Enrollment]]:
+        """`those` (not empty) in the order of one part: all who stand level at once, first to last."""
+        return self._by_score(those) if part == SCORE else _levels(those, _PARTS[part](self, those))
 
-        Part by part, only for those whom the parts before left equal.
-        """
-        left: Sequence[Enrollment] = eligible
-        compared: Sequence[Enrollment] = ()
-        for name in self.rules.order:
-            if len(left) == 1:
-                break
-            if name == TURN and not compared:
-                compared = left
-            if name == "score":
-                left = self._with_least_score(left)
-                continue
-            values = _PARTS[name](self, left)
-            best = min(values)
-            left = [enrollment for enrollment, value in zip(left, values, strict=True) if value == best]
-        return left[0], compared
-
-    def _with_least_score(self, left: Sequence[Enrollment]) -> Sequence[Enrollment]:
-        """Those with the smallest score; scores that floats tell apart are never made."""
-        hashes = self.hashes(left)
-        values = [_value(n, enrollment.weight or 1) for n, enrollment in zip(hashes, left, strict=True)]
-        near = min(values) * (1 + 2 * _TOO_CLOSE)
-        close = [
-            (Score(n, enrollment.weight or 1), enrollment)
-            for n, enrollment, value in zip(hashes, left, values, strict=True)
-            if value <= near
-        ]
-        least = min(score for score, _ in close)
-        return [enrollment for score, enrollment in close if score == least]
-
-    def not_behind(self, winner: Enrollment, others: Sequence[Enrollment]) -> list[bool]:
-        """Of each of `others`, whether nothing that stands still while configuration does puts it behind `winner`.
-
-        A turn does not stand still, nor does what only counts after it.
-        """
-        stands: list[bool | None] = [None] * len(others)
-        for name in takewhile(lambda name: name != TURN, self.rules.order):
-            level = [index for index, stand in enumerate(stands) if stand is None]
-            if not level:
-                break
-            winners, *values = _PARTS[name](self, [winner, *(others[index] for index in level)])
-            for index, value in zip(level, values, strict=True):
-                if value != winners:
-                    stands[index] = value < winners
-        return [stand is not False for stand in stands]
+    def _by_score(self, those: Sequence[Enrollment]) -> Iterator[Sequence[Enrollment]]:
+        """Scores that floats tell apart are never compared as exact numbers."""
+        hashes = self.hashes(those)
+        scores = [_value(n, enrollment.weight or 1) for n, enrollment in zip(hashes, those, strict=True)]
+        near = min(scores) * (1 + 2 * _TOO_CLOSE)
+        first = [enrollment for enrollment, score in zip(those, scores, strict=True) if score <= near]
+        if len(first) == 1:
+            yield first
+            those = [enrollment for enrollment in those if enrollment is not first[0]]
+            scores = [score for score in scores if score > near]
+        if any(after - before <= _TOO_CLOSE * after for before, after in pairwise(sorted(scores))):
+            yield from _levels(those, _scores(self, those))
+        elif those:
+            yield from _levels(those, scores)
 
     def key(self, enrollment: Enrollment) -> tuple[Any, ...]:
         """What `enrollment` is ordered by, smallest first; no two buyers have the same."""
         return tuple(_PARTS[name](self, (enrollment,))[0] for name in self.rules.order)
 
-    def hashes(self, enrollments: Iterable[Enrollment]) -> list[int]:
+    def hashes(self, enrollments: Iterable[Enrollment]) -> Sequence[int]:
         """The `lead_hash` of the lead and each enrollment's buyer."""
         of_lead, salt = self._of_lead, self.rules.salt
         if of_lead is None:
             of_lead = self._of_lead = blake2b(self.lead_id.bytes, digest_size=8)
-        hashes = []
+        digests = []
         for enrollment in enrollments:
             hasher = of_lead.copy()
-            hasher.update(enrollment.turn[:16] + salt)
-            hashes.append(int.from_bytes(hasher.digest()))
-        return hashes
+            hasher.update(enrollment.turn[:16])
+            if salt:
+                hasher.update(salt)
+            digests.append(hasher.digest())
+        return unpack(f">{len(digests)}Q", b"".join(digests))
 
 
 def _value(n: int, weight: int) -> float:
@@ -155,19 +130,33 @@ def _value(n: int, weight: int) -> float:
     return -math.log1p((below - _WHOLE) / _WHOLE) / weight
 
 
+def _levels(those: Sequence[Enrollment], values: Sequence[Any]) -> Iterator[Sequence[Enrollment]]:
+    """Those with the least value, which mostly is all that is asked for, then the others."""
+    least = min(values)
+    yield [enrollment for enrollment, value in zip(those, values, strict=True) if value == least]
+    others = sorted((value, index) for index, value in enumerate(values) if value != least)
+    for _, level in groupby(others, key=itemgetter(0)):
+        yield [those[index] for _, index in level]
+
+
 def _scores(ranking: Ranking, those: Sequence[Enrollment]) -> list[Score]:
     hashes = ranking.hashes(those)
     return [Score(n, enrollment.weight or 1) for n, enrollment in zip(hashes, those, strict=True)]
 
 
 def _response_times(_: Ranking, those: Sequence[Enrollment]) -> list[tuple[int, int]]:
-    found = (enrollment.buyer.sla_response_seconds if enrollment.buyer else None for enrollment in those)
+    found = [enrollment.sla_response_seconds for enrollment in those]
     return [_LAST if seconds is None else (0, seconds) for seconds in found]
 
 
+def _tardiness(ranking: Ranking, those: Sequence[Enrollment]) -> list[bool]:
+    longest = ranking.rules.max_response_seconds
+    return [(seconds := enrollment.sla_response_seconds) is None or seconds > longest for enrollment in those]
+
+
 _PARTS: dict[str, Callable[[Ranking, Sequence[Enrollment]], Sequence[Any]]] = {
-    "sla": lambda ranking, those: [not is_prompt(enrollment, ranking.rules) for enrollment in those],
-    "score": _scores,
+    "sla": _tardiness,
+    SCORE: _scores,
     "priority_rank": lambda _, those: [enrollment.priority_rank for enrollment in those],
     "weight": lambda _, those: [-(enrollment.weight or 0) for enrollment in those],
     "sla_response_seconds": _response_times,

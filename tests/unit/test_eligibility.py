@@ -9,7 +9,8 @@ import pytest
 
 from pointsman.engine.capacity import State, caps
 from pointsman.engine.configuration import Buyer, Enrollment
-from pointsman.engine.eligibility import is_prompt, reasons, screen
+from pointsman.engine.eligibility import is_prompt, reasons
+from pointsman.engine.search import Search
 from pointsman.model import ReasonCode
 
 from .worlds import (
@@ -26,6 +27,7 @@ from .worlds import (
     facts,
     make_buyer,
     make_enrollment,
+    make_lead,
     make_rules,
     make_state,
     make_world,
@@ -389,20 +391,22 @@ def test_a_weight_of_zero_is_a_weight_elsewhere(kind):
     assert why(tied_by("weight", kind), weight=0) == []
 
 
-# bits
+# what a search makes of it
 
 
-def test_what_is_screened_out_has_reasons_and_nothing_else_has():
+def searched(enrollment: Enrollment, state: State) -> tuple[Enrollment | None, list[Enrollment]]:
+    search = Search(read(), make_lead(), state, NOON)
+    return search.first([enrollment]), [full.enrollment for full in search.full]
+
+
+def test_whom_a_search_passes_over_has_reasons_and_nobody_else_has():
     enrollment = Enrollment(make_enrollment(hourly_cap=1), Buyer(make_buyer(), 1), 1)
-    for state in (make_state(), make_state({(ONE, OFFER, "hour"): 1})):
-        screened = screen([enrollment], read(), state, NOON)
-        assert bool(screened.full) is bool(reasons(enrollment, read(), state, NOON)) is not bool(screened.eligible)
+    free, used_up = make_state(), make_state({(ONE, OFFER, "hour"): 1})
+    assert (searched(enrollment, free), reasons(enrollment, read(), free, NOON)) == ((enrollment, []), ())
+    assert searched(enrollment, used_up) == (None, [enrollment])
+    assert reasons(enrollment, read(), used_up, NOON) != ()
 
 
 def test_a_buyer_that_more_than_its_caps_forbids_is_not_full():
     enrollment = Enrollment(make_enrollment(hourly_cap=0), Buyer(make_buyer(status="paused"), 1), 1)
-    assert screen([enrollment], read(), State(), NOON) == ([], [])
-
-
-def test_a_policy_that_asks_for_less_enforces_less():
-    assert read(constraints=[]).enforced & ~read().enforced == 0
+    assert searched(enrollment, State()) == (None, [])

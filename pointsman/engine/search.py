@@ -1,0 +1,86 @@
+"""Who gets a lead: buyers are looked at in the order of the policy, no further than the first who can have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pointsman.engine.capacity import Full, State, bind
+from pointsman.engine.configuration import Enrollment
+from pointsman.engine.eligibility import is_prompt
+from pointsman.engine.policy import Rules
+from pointsman.engine.strategy import COSTLY, TURN, Ranking
+from pointsman.model import Lead
+
+
+class Search:
+    """One lead's search, and what its result rests on.
+
+    `full`: whom nothing but their caps kept from going before the winner, or, where a turn decided, from being compared
+    with it. `compared`: whose turns were compared, in the order in which they were given; empty where none was.
+    """
+
+    __slots__ = ("_at", "_ranking", "_rules", "_state", "compared", "full")
+
+    def __init__(self, rules: Rules, lead: Lead, state: State, at: int) -> None:
+        self.full: list[Full] = []
+        self.compared: Sequence[Enrollment] = ()
+        self._rules = rules
+        self._ranking = Ranking(rules, lead.id, state)
+        self._state = state
+        self._at = at
+
+    def first(self, those: Sequence[Enrollment]) -> Enrollment | None:
+        """Who of `those` goes first among the ones that can have the lead."""
+        rules = self._rules
+        enforced = rules.enforced
+        sound = [enrollment for enrollment in those if not enrollment.faults & enforced]
+        if rules.sla_required:
+            sound = [enrollment for enrollment in sound if is_prompt(enrollment, rules)]
+        return self._first(sound, 0)
+
+    def _first(self, level: Sequence[Enrollment], part: int) -> Enrollment | None:
+        """The same of sound ones whom the parts of the order before `part` leave level."""
+        if len(level) > 1:
+            name = self._rules.order[part]
+            if name == TURN:
+                level = self._able(level)
+                if len(level) > 1 and not self.compared:
+                    self.compared = level
+            elif name in COSTLY:
+                level = self._open(level)
+        if len(level) < 2:
+            return next(iter(self._able(level)), None)
+        for those in self._ranking.levels(name, level):
+            winner = self._first(those, part + 1)
+            if winner is not None:
+                return winner
+        return None
+
+    def _open(self, those: Sequence[Enrollment]) -> Sequence[Enrollment]:
+        """Those who take leads at this hour."""
+        if not self._rules.acceptance_hours:
+            return those
+        at = self._at
+        return [
+            enrollment
+            for enrollment in those
+            if (hours := enrollment.hours) is None or hours.opened <= at < hours.closes or hours.is_open(at)
+        ]
+
+    def _able(self, those: Sequence[Enrollment]) -> Sequence[Enrollment]:
+        """Those who take leads at this hour and have room under every cap, as far as is known; notes who is full."""
+        at, used, ahead = self._at, self._state.used.get, self._state.ahead
+        able: list[Enrollment] = []
+        for enrollment in self._open(those):
+            for limit in enrollment.limits:
+                if not limit.start <= at < limit.end:
+                    bind(enrollment, limit, at)
+                count = used(limit.counter, 0)
+                if ahead:
+                    count += ahead.get(limit.counter, 0)
+                if count >= limit.limit:
+                    self.full.append(Full(enrollment, bind(enrollment, limit, at)))
+                    break
+            else:
+                able.append(enrollment)
+        return able
