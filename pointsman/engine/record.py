@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
@@ -33,9 +34,13 @@ from pointsman.model import Lead
 DIGEST_BYTES = 16
 
 _LENGTH = struct.Struct(">I").pack
-_INT8 = struct.Struct(">q").pack
 _NULL = b"\xff\xff\xff\xff"
+_ID = _LENGTH(16)
 _MARK = b"pointsman decision 1"
+_OPENING = _LENGTH(len(_MARK)) + _MARK + _ID
+_BASIS = struct.Struct(">IqI16sIq").pack
+_POLICY = struct.Struct(">I16sIq").pack
+_REMEMBERED_TEXTS = 1 << 14
 
 
 class StoredState(NamedTuple):
@@ -48,25 +53,23 @@ class StoredState(NamedTuple):
 def head(decision: Decision, config_version: int, token: UUID) -> bytes:
     """All that the digest covers but the state."""
     lead, policy, winner = decision.lead, decision.policy, decision.winner
-    fields = (
-        _MARK,
-        lead.id.bytes,
-        _bytes(lead.offer_id),
-        _bytes(lead.vertical_id),
-        _bytes(lead.market_id),
-        None if lead.postal_code is None else lead.postal_code.encode(),
-        None if lead.city is None else lead.city.encode(),
-        _INT8(config_version),
-        token.bytes,
-        _INT8(decision.at),
-        decision.outcome.encode(),
-        None if decision.cause is None else decision.cause.encode(),
-        None if winner is None else winner.buyer_id.bytes,
-        None if policy is None else policy.id.bytes,
-        None if policy is None else _INT8(policy.version),
-        ",".join(decision.flags).encode(),
+    return b"".join(
+        [
+            _OPENING,
+            lead.id.bytes,
+            _id(lead.offer_id),
+            _id(lead.vertical_id),
+            _id(lead.market_id),
+            _text(lead.postal_code),
+            _text(lead.city),
+            _BASIS(8, config_version, 16, token.bytes, 8, decision.at),
+            _text(decision.outcome),
+            _text(decision.cause),
+            _NULL if winner is None else _ID + winner.turn[:16],
+            _NULL + _NULL if policy is None else _POLICY(16, policy.id.bytes, 8, policy.version),
+            _text(",".join(decision.flags)),
+        ]
     )
-    return b"".join([_NULL if field is None else _LENGTH(len(field)) + field for field in fields])
 
 
 def digest(head_bytes: bytes, state: bytes) -> bytes:
@@ -91,12 +94,13 @@ def packed_state(used: Sequence[tuple[int, int]], positions: Sequence[int]) -> b
     return bytes(numbers) if max(numbers) < 0x80 else b"".join(map(_packed, numbers))
 
 
-def named(decision: Decision) -> Iterator[tuple[Cap, int]]:
+def named(decision: Decision) -> list[tuple[Cap, int]]:
     """The caps whose counters the state names, with their names, in its order."""
-    if decision.takes or decision.full:
-        turns = [enrollment.turn for enrollment in decision.covering]
-        for cap in (*decision.takes, *decision.full):
-            yield cap, name(cap, bisect_left(turns, cap.counter.meter[:16]))
+    asked = (*decision.takes, *decision.full)
+    if not asked:
+        return []
+    turns = [enrollment.turn for enrollment in decision.covering]
+    return [(cap, name(cap, bisect_left(turns, cap.counter[0][:16]))) for cap in asked]
 
 
 def name(cap: Cap, place: int) -> int:
@@ -145,8 +149,16 @@ class _Recorded(State):
         return super().positions_of(compared)
 
 
-def _bytes(value: UUID | None) -> bytes | None:
-    return None if value is None else value.bytes
+def _id(value: UUID | None) -> bytes:
+    return _NULL if value is None else _ID + value.bytes
+
+
+@lru_cache(_REMEMBERED_TEXTS)
+def _text(value: str | None) -> bytes:
+    if value is None:
+        return _NULL
+    encoded = value.encode()
+    return _LENGTH(len(encoded)) + encoded
 
 
 def _packed(number: int) -> bytes:
