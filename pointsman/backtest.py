@@ -24,21 +24,10 @@ from pointsman.engine.decide import decide
 from pointsman.engine.draft import Drafted, read_draft
 from pointsman.engine.policy import Rules
 from pointsman.engine.zones import DAY, HOUR, Window
+from pointsman.history import SLICE, History, missing_version
 from pointsman.model import instant
-from pointsman.replay import (
-    SLICE,
-    Connection,
-    History,
-    Progress,
-    Replaying,
-    Selection,
-    Served,
-    instant_of,
-    lead_of,
-    queries,
-    reading,
-    take_in,
-)
+from pointsman.proof import Served, instant_of, lead_of, require_named
+from pointsman.replay import Connection, Progress, Replaying, Selection, queries, reading, take_in
 from pointsman.store import translated
 
 NOBODY_ELIGIBLE = ("no_eligible_buyers", "no_route_exclusive_fail_closed")
@@ -147,11 +136,15 @@ async def backtest_on(
     """The same on an open connection in a transaction that sees one moment."""
     began = time.monotonic()
     replaying = await Replaying.begin(connection, Selection(since))
-    pruned = (await replaying.preliminary()).pruned
+    report = await replaying.preliminary()
+    for (
+        stranger
+    ) in report.same_version.differences:  # what replay tells as a difference, leaves nothing to decide on here
+        raise missing_version(stranger.facts[0].recorded, stranger.decision_id)
     total = await replaying.count()
     arrivals = await _arrivals(connection, since, rules, replaces, lambda done: progress(done, total))
     comparison = _compared(arrivals)
-    comparison.pruned = pruned
+    comparison.pruned = report.pruned
     comparison.seconds = time.monotonic() - began
     return comparison
 
@@ -217,16 +210,15 @@ class _Configuration:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._sql = queries("replay.sql")["history"]
         self._history: History | None = None
 
     async def at(self, version: int) -> Indexes:
         """As it was at `version`; a decision that was overtaken by a newer version gets a walk of its own."""
         if self._history is None:
-            self._history = History(self._connection, self._sql, version)
+            self._history = History(self._connection, version)
         if version >= self._history.indexes.version:
             return await self._history.advance(version)
-        return await History(self._connection, self._sql, version).advance(version)
+        return await History(self._connection, version).advance(version)
 
 
 async def _arrivals(
@@ -248,6 +240,7 @@ async def _arrivals(
         for row in rows:
             indexes = await configuration.at(row["config_version"])
             if indexes.version == row["config_version"]:
+                require_named(row, indexes)
                 state.stand_at(row["id"], instant_of(row), indexes)
                 _arrive(row, Drafted(indexes, rules, replaces), state, arrivals)
         done += len(rows)

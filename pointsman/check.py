@@ -18,6 +18,7 @@ from pointsman.engine.configuration import Image
 from pointsman.engine.geo import postal_code
 from pointsman.errors import HistoryPruned, NotReady, PointsmanError
 from pointsman.findings import Code, Configuration, Finding, Level, Subject, findings, in_order
+from pointsman.history import read_extent
 from pointsman.model import Lead, micros
 from pointsman.ownership import Ownership, ownership
 from pointsman.store import LONG_READ_SECONDS, Connection, Store, Version, quote_identifier, read_queries
@@ -98,7 +99,8 @@ async def who_owns(dsn: str, place: Place, at: datetime | None = None) -> Owned:
     """Who owns a place now, or at another instant: in the past on the configuration of then, else on that of now.
 
     Without a market, the offer's is taken, or all in which somebody names the postal code; raises `UnknownMarket` where
-    there is none, `UnknownOffer`, and `HistoryPruned` where the configuration of then is no longer kept.
+    there is none, `UnknownOffer`, `HistoryPruned` where the configuration of then is no longer kept, and `HistoryHole`
+    where some of it was lost.
     """
     async with _reading(dsn) as reader:
         now = await reader.now()
@@ -231,6 +233,7 @@ class _Reader:
         token, is_kept = (None, False) if version is None else await self._store.token_at(self._connection, version)
         if version is None or token is None or not is_kept:
             raise HistoryPruned(f"the configuration of {at.isoformat()} is not kept")
+        (await read_extent(self._connection)).require_whole(version)
         indexes = Indexes(version, token)
         for table, image in await self._store.images_at(self._connection, version, place.offer_id, market_id):
             indexes.apply(Change(table, "", image), version)

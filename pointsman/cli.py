@@ -42,7 +42,15 @@ from pointsman import logs
 from pointsman import migrate as schema
 from pointsman import prune as pruning
 from pointsman import replay as proof
-from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound, PointsmanError, Refused
+from pointsman.errors import (
+    DecisionDiffers,
+    DecisionNotFound,
+    HistoryHole,
+    HistoryPruned,
+    LeadNotFound,
+    PointsmanError,
+    Refused,
+)
 from pointsman.findings import Level
 from pointsman.model import Exclusion, Explanation, Outcome, Ranked
 from pointsman.report import draw_checked, draw_owned
@@ -258,7 +266,7 @@ def explain(
                 explanation, zones = _run(_explain_hypothetical(router, subject, instant, rules))
             else:
                 explanation, zones = _run(_explain(router, subject))
-        except (LeadNotFound, DecisionNotFound, HistoryPruned) as error:
+        except (LeadNotFound, DecisionNotFound, HistoryPruned, HistoryHole, DecisionDiffers) as error:
             if as_json:
                 _print_json({"error": problem(error)})
             _complain(error)
@@ -304,7 +312,7 @@ def replay(
     if unknown := proof.newer(report):
         raise proof.NewerRecord(
             f"decision {unknown.decision_id} was made by the newer release {unknown.engine_version}, which decides "
-            "otherwise; replay it with that release"
+            "or records otherwise; replay it with that release"
         )
 
 

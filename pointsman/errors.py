@@ -41,6 +41,14 @@ class HistoryPruned(PointsmanError):
     """What the decision was made on is no longer kept whole, so it cannot be explained again."""
 
 
+class HistoryHole(PointsmanError):
+    """The history of the configuration has a hole."""
+
+
+class DecisionDiffers(PointsmanError):
+    """The decision does not come out again as it is recorded, so it cannot be explained."""
+
+
 class InvalidHypothesis(PointsmanError, ValueError):
     """What was asked about cannot be."""
 

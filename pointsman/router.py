@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from pointsman import tracing
+from pointsman import engine, tracing
 from pointsman.cache.feed import Cache, FeedState
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.claim import Batch, Beliefs, Question
@@ -31,6 +31,7 @@ from pointsman.engine.record import read_state, redecide
 from pointsman.errors import (
     Busy,
     DatabaseUnfit,
+    DecisionDiffers,
     DecisionNotFound,
     HistoryPruned,
     InvalidHypothesis,
@@ -40,8 +41,10 @@ from pointsman.errors import (
     Refused,
     UnsuitableTransaction,
 )
+from pointsman.history import Extent, missing_version, read_extent
 from pointsman.metrics import Gauges, Metrics
 from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
+from pointsman.proof import Answers, again, compare, require_named
 from pointsman.store import (
     Claimed,
     Connection,
@@ -51,6 +54,7 @@ from pointsman.store import (
     Reading,
     Store,
     Version,
+    read_record,
     translated,
 )
 
@@ -546,14 +550,18 @@ class Router:
         return Explanation(outcome, *with_balance(standing, missing))
 
     async def explain_decision(self, decision_id: int) -> Explanation:
-        """What a recorded decision was decided from, recomputed; raises `DecisionNotFound`, `HistoryPruned`."""
+        """What a recorded decision was decided from, recomputed.
+
+        Raises `DecisionNotFound`, `HistoryPruned`, and rather than to explain what was not so, `HistoryHole` where some
+        of the configuration's past is known to be lost and `DecisionDiffers` where the decision is not the same again.
+        """
         async with self._store.connection() as connection:
             return await self._explain_record(connection, decision_id, None)
 
     async def decision(self, decision_id: int) -> Record:
         """One record; raises `DecisionNotFound`."""
         async with self._store.connection() as connection:
-            return await self._record(connection, decision_id)
+            return read_record(await self._record(connection, decision_id))
 
     async def decisions(self, lead_id: UUID) -> list[Record]:
         """The records of a lead, newest first; raises `LeadNotFound` where there is neither lead nor record."""
@@ -563,51 +571,49 @@ class Router:
                 raise LeadNotFound(f"no such lead: `{lead_id}`")
             return records
 
-    async def _record(self, connection: Connection, decision_id: int) -> Record:
-        record = await self._store.decision(connection, decision_id)
-        if record is None:
+    async def _record(self, connection: Connection, decision_id: int) -> asyncpg.Record:
+        row = await self._store.decision(connection, decision_id)
+        if row is None:
             raise DecisionNotFound(f"no such decision: `{decision_id}`")
-        return record
+        return row
 
     async def _explain_record(self, connection: Connection, decision_id: int, status: str | None) -> Explanation:
-        record = await self._record(connection, decision_id)
-        if status is None:
-            lead = (await self._store.read_leads(connection, [record.lead.id])).rows[0].lead
-            status = "" if lead is None else lead.status
-        indexes = await self._indexes_at(connection, record)
-        question = Question(indexes.covering(record.lead), micros(record.decided_at))
-        around = question.answered(*await self._store.state_before(connection, decision_id, question.arguments()))
+        """The explanation of a record, once the record is proved: all of one moment, whatever is pruned meanwhile."""
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            row = await self._record(connection, decision_id)
+            if status is None:
+                lead = (await self._store.read_leads(connection, [row["lead_id"]])).rows[0].lead
+                status = "" if lead is None else lead.status
+            extent = await read_extent(connection)
+            record = read_record(row)
+            indexes = await self._indexes_at(connection, record, extent)
+            question = Question(indexes.covering(record.lead), micros(record.decided_at))
+            before = await self._store.state_before(connection, decision_id, question.arguments())
+        around = question.answered(*before)
+        _require_same(row, indexes, Answers(around))
         decision = redecide(record.lead, indexes, read_state(record.state), micros(record.decided_at), around)
         if not question.is_answered_by(around):
             raise HistoryPruned(
                 f"decision {decision_id} fell into a day or an hour of which earlier decisions were pruned; how full "
                 "each buyer was is no longer known"
             )
-        outcome = Outcome(
-            record.lead.id,
-            record.outcome,
-            record.cause,
-            record.buyer_id,
-            status,
-            record.decision_id,
-            record.policy_id,
-            record.policy_version,
-            record.config_version,
-            record.decided_at,
-            record.flags,
-        )
+        outcome = _outcome(decision, record.config_version, decision_id, status)
         return Explanation(outcome, *with_nearest(explain(decision, indexes, around), decision, indexes, around))
 
-    async def _indexes_at(self, connection: Connection, record: Record) -> Indexes:
+    async def _indexes_at(self, connection: Connection, record: Record, extent: Extent) -> Indexes:
         """What the record's decision could look at, as it was at its config version."""
-        token, has_baseline = await self._store.token_at(connection, record.config_version)
+        version = record.config_version
+        if extent.is_pruned(version):
+            raise HistoryPruned(f"the configuration at version {version} is no longer kept")
+        extent.require_whole(version)
+        token, has_baseline = await self._store.token_at(connection, version)
         if token is None or not has_baseline:
-            raise HistoryPruned(f"the configuration at version {record.config_version} is no longer kept")
-        indexes = Indexes(record.config_version, token)
+            raise missing_version(version, record.decision_id)
+        indexes = Indexes(version, token)
         for table, image in await self._store.images_at(
-            connection, record.config_version, record.lead.offer_id, record.lead.market_id
+            connection, version, record.lead.offer_id, record.lead.market_id
         ):
-            indexes.apply(Change(table, "", image), record.config_version)
+            indexes.apply(Change(table, "", image), version)
         return indexes
 
     # watching
@@ -710,6 +716,18 @@ def _outcome(decision: Decision, config_version: int, decision_id: int | None, s
         instant(decision.at),
         decision.flags,
     )
+
+
+def _require_same(row: asyncpg.Record, indexes: Indexes, before: Answers) -> None:
+    """Raise unless the decision comes out again as it is recorded, on what the decisions before it left."""
+    require_named(row, indexes)
+    if compare(again(row, indexes), before) is not None:
+        decision_id, release = row["id"], row["engine_version"]
+        maker = "" if release == engine.__version__ else f", which release {release} made,"
+        raise DecisionDiffers(
+            f"decision {decision_id}{maker} does not come out again as it is recorded; "
+            f"`pointsman replay --decision {decision_id}` says what differs"
+        )
 
 
 def _log(lead_id: UUID, answer: Answer) -> None:

@@ -508,14 +508,13 @@ class Store:
 
     # records
 
-    async def decision(self, connection: Connection, decision_id: int) -> Record | None:
-        """One record, None if there is none."""
-        row = await connection.fetchrow(self._sql["decision"], decision_id)
-        return None if row is None else _record(row)
+    async def decision(self, connection: Connection, decision_id: int) -> asyncpg.Record | None:
+        """One row of decisions, None if there is none."""
+        return await connection.fetchrow(self._sql["decision"], decision_id)
 
     async def decisions(self, connection: Connection, lead_id: UUID) -> list[Record]:
         """The records of a lead, newest first."""
-        return [_record(row) for row in await connection.fetch(self._sql["decisions"], lead_id)]
+        return [read_record(row) for row in await connection.fetch(self._sql["decisions"], lead_id)]
 
     async def token_at(self, connection: Connection, version: int) -> tuple[UUID | None, bool]:
         """The token of a past version, and whether a baseline at or before it is kept."""
@@ -527,7 +526,7 @@ class Store:
     ) -> list[tuple[str, dict[str, Any]]]:
         """The (table, image) pairs that a decision on an offer in a market could look at, as of a past version."""
         rows = await connection.fetch(self._sql["images_at"], version, offer_id, market_id, timeout=LONG_READ_SECONDS)
-        return [(row["rel"], image) for row in rows if (image := _image(row["image"])) is not None]
+        return [(row["rel"], image) for row in rows if (image := read_image(row["image"])) is not None]
 
 
 async def connect(
@@ -626,7 +625,8 @@ def _lead_row(row: asyncpg.Record) -> LeadRow:
     )
 
 
-def _record(row: asyncpg.Record) -> Record:
+def read_record(row: asyncpg.Record) -> Record:
+    """The record in a row of decisions."""
     return Record(
         decision_id=row["id"],
         lead=_lead(row, row["lead_id"], "validated", None),
@@ -648,10 +648,10 @@ def _record(row: asyncpg.Record) -> Record:
 
 
 def _row_image(row: asyncpg.Record) -> RowImage:
-    return RowImage(Version(row["version"], row["token"]), row["rel"], row["op"], row["key"], _image(row["image"]))
+    return RowImage(Version(row["version"], row["token"]), row["rel"], row["op"], row["key"], read_image(row["image"]))
 
 
-def _image(text: str | None) -> dict[str, Any] | None:
+def read_image(text: str | None) -> dict[str, Any] | None:
     """A logged row image, its ids as ids; its JSON columns stay text."""
     if text is None:
         return None

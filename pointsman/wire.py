@@ -13,7 +13,9 @@ from uuid import UUID
 from pointsman.errors import (
     Busy,
     DatabaseUnfit,
+    DecisionDiffers,
     DecisionNotFound,
+    HistoryHole,
     HistoryPruned,
     InvalidHypothesis,
     LeadNotFound,
@@ -42,6 +44,8 @@ KINDS: dict[type[PointsmanError], Kind] = {
     DecisionNotFound: Kind("decision-not-found", 404),
     Refused: Kind("refused", 409),
     HistoryPruned: Kind("history-pruned", 410),
+    HistoryHole: Kind("history-hole", 410),
+    DecisionDiffers: Kind("decision-differs", 410),
     InvalidHypothesis: Kind("invalid-hypothesis", 422),
     Busy: Kind("busy", 503, 1),
     NotReady: Kind("not-ready", 503, 1),

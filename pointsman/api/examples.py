@@ -123,6 +123,10 @@ _RAISED: tuple[PointsmanError, ...] = (
     errors.DecisionNotFound("no such decision: `4711`"),
     errors.Refused("the database refuses this: leads are frozen"),
     errors.HistoryPruned("the configuration at version 12 is no longer kept"),
+    errors.HistoryHole("the history of the configuration has a hole: what version 12 changed is missing"),
+    errors.DecisionDiffers(
+        "decision 4711 does not come out again as it is recorded; `pointsman replay --decision 4711` says what differs"
+    ),
     errors.InvalidHypothesis("the draft policy cannot be used: `strategy.kind` is missing"),
     errors.Busy("others hold what this needs for too long: canceling statement due to lock timeout"),
     errors.NotReady("the router has not loaded its configuration yet"),

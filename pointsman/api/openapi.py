@@ -38,7 +38,7 @@ _WHY = {
     404: "No such lead or decision",
     409: "The database's own rules refuse the assignment",
     408: "The body did not come in time",
-    410: "What the decision was made on is no longer kept whole",
+    410: "What the decision was made on is no longer known for sure",
     413: "The body is too large",
     422: "The request cannot be read",
     500: "A failure of the service's own; its log says what",

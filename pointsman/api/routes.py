@@ -153,7 +153,7 @@ async def decision(decision_id: DecisionId, router: TheRouter) -> JSONResponse:
     tags=["decisions"],
 )
 async def explain_decision(decision_id: DecisionId, router: TheRouter) -> JSONResponse:
-    """What the decision was decided from, recomputed; 410 where the configuration of its time is no longer kept."""
+    """What the decision was decided from, recomputed; 410 where what it was made on is not known for sure."""
     return JSONResponse(explanation_json(await router.explain_decision(decision_id)))
 
 

@@ -1,30 +1,9 @@
--- Statements of replay and backtest, by name: recorded decisions in the order in which they were made, and the history of
--- the configuration that they were made on. $1 to $3 choose decisions: since an instant, of a lead, by their ids.
+-- Statements of replay and backtest, by name: recorded decisions in the order in which they were made. $1 to $3 choose
+-- decisions: since an instant, of a lead, by their ids.
 
 -- name: export_snapshot
 -- What other sessions need to see the same moment.
 select pg_export_snapshot()
-
--- name: extent
--- What is kept: the first baseline, the last version, from which instant on all decisions (null: all that ever were).
--- What shows a hole: log entries that have lost their commit, a commit after the baseline that has lost all of its entries.
-select (select min(version) from pointsman.config_commit where baseline) as first_version,
-       (select max(version) from pointsman.config_commit) as last_version,
-       (select before from pointsman.pruned) as whole_from,
-       exists (select from pointsman.config_log l where not exists (
-         select from pointsman.config_commit c where c.change_set = l.change_set)) as has_orphans,
-       (select min(c.version) from pointsman.config_commit c
-        where not c.baseline and c.version > (select min(version) from pointsman.config_commit where baseline)
-          and not exists (select from pointsman.config_log l where l.change_set = c.change_set)) as emptied
-
--- name: history
--- Every row of the log from the last baseline up to version $1 on, in the order of commits. A baseline says all that there
--- is at its version; what its own commit changed is in it.
-select c.version, c.token, c.baseline, l.rel, l.op::text as op, l.key, l.row::text as image
-from pointsman.config_commit c
-left join pointsman.config_log l on l.change_set = c.change_set and (l.op = 'b') = c.baseline
-where c.version >= (select max(version) from pointsman.config_commit where baseline and version <= $1)
-order by c.version, l.seq
 
 -- name: sample
 -- The ids of so many decisions since an instant, of a lead, drawn at random.
@@ -80,6 +59,4 @@ order by id
 
 -- name: arrivals
 -- Decisions since an instant, in the order of claims.
-select id, decided_at, config_version, lead_id, offer_id, vertical_id, market_id, postal_code, city, attempt, outcome, cause,
-       flags, buyer_id
-from pointsman.decisions where $1::timestamptz is null or decided_at >= $1 order by id
+select d.* from pointsman.decisions d where $1::timestamptz is null or decided_at >= $1 order by id

@@ -108,6 +108,24 @@ async def test_explain_refuses_what_is_no_policy(database: str, routed: list[UUI
     assert_cannot_run(await run("explain", 1, "--policy", draft, database=database), "ask about a lead")
 
 
+async def test_past_that_cannot_be_explained_is_one_sentence_and_ends_with_2(
+    database: str, connection: asyncpg.Connection, routed: list[UUID], tmp_path: Path
+) -> None:
+    await connection.execute("update pointsman.decisions set city = 'Peoria' where id = 2")
+    assert_cannot_run(await run("explain", 2, database=database), "decision 2 does not come out again")
+    assert 0 == (await run("explain", 1, database=database)).code
+    await connection.execute(
+        "delete from pointsman.config_log where change_set ="
+        " (select change_set from pointsman.config_commit order by version desc limit 1)"
+    )
+    draft = tmp_path / "rules.json"
+    draft.write_text(json.dumps(rules()))
+    for words in (["explain", routed[0]], ["explain", 1], ["replay"], ["backtest", "--policy", draft]):
+        assert_cannot_run(await run(*words, database=database), "the history of the configuration has a hole")
+    told = await run("explain", 1, "--json", database=database)
+    assert (2, "urn:pointsman:problem:history-hole") == (told.code, told.json["error"]["type"])
+
+
 async def test_backtest_says_who_gains_and_loses(database: str, routed: list[UUID], tmp_path: Path) -> None:
     draft = tmp_path / "rules.json"
     draft.write_text(json.dumps(rules()))

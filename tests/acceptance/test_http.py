@@ -342,6 +342,8 @@ async def test_a_wrong_method_is_405_and_names_the_right_one() -> None:
         (errors.StoreUnavailable("away"), 503, "store-unavailable"),
         (errors.DatabaseUnfit("too old"), 503, "database-unfit"),
         (errors.HistoryPruned("no longer kept"), 410, "history-pruned"),
+        (errors.HistoryHole("version 7 is missing"), 410, "history-hole"),
+        (errors.DecisionDiffers("does not come out again"), 410, "decision-differs"),
         (errors.UnsuitableTransaction("no"), 500, "internal-error"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from pointsman import Router
 from pointsman.backtest import BuyerChange, backtest
-from pointsman.errors import InvalidHypothesis
+from pointsman.errors import HistoryHole, InvalidHypothesis
 from tests.builders import make_candidate, make_exclusivity, make_lead, make_offer, make_policy, rules
 from tests.stage import set_clock, written
 
@@ -154,6 +154,51 @@ async def test_draft_may_stand_in_for_one_policy_alone(database: str, connection
     assert 2 == (await backtest(database, strict)).changed
     assert 1 == (await backtest(database, strict, replaces=replaced)).changed
     assert 0 == (await backtest(database, strict, replaces=uuid4())).changed
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("delete from pointsman.config_commit where version = {version}", "have lost their commit"),
+        (
+            "with c as (delete from pointsman.config_commit where version = {version} returning change_set)"
+            " delete from pointsman.config_log l using c where l.change_set = c.change_set",
+            "version {version}, which decision 1",
+        ),
+        (
+            "delete from pointsman.config_log where change_set ="
+            " (select change_set from pointsman.config_commit where version = {version})",
+            "what version {version} changed is missing",
+        ),
+        ("delete from pointsman.config_log where rel = 'routing_policies'", "the policy `"),
+        ("update pointsman.config_commit set baseline = false", "has no baseline"),
+    ],
+    ids=["commit", "version", "entries", "policy", "baseline"],
+)
+async def test_history_with_a_hole_is_told_and_not_decided_on(
+    database: str, connection: asyncpg.Connection, damage: str, said: str
+) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    async with connection.transaction():  # so that what they lose does not leave an empty commit
+        await make_policy(connection)
+        await make_offer(connection)
+    async with Router.open(database) as router:
+        version = (await router.route(await make_lead(connection, offer))).config_version
+    assert await connection.execute(damage.format(version=version)) not in ("UPDATE 0", "DELETE 0")
+    with pytest.raises(HistoryHole, match=said.format(version=version)):
+        await backtest(database, rules())
+
+
+async def test_row_that_was_changed_is_no_hole(database: str, connection: asyncpg.Connection) -> None:
+    """Replay's business: a backtest goes by what the row says."""
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    await make_policy(connection)
+    async with Router.open(database) as router:
+        await router.route(await make_lead(connection, offer))
+    await connection.execute("update pointsman.decisions set policy_id = gen_random_uuid()")
+    assert 0 == (await backtest(database, rules())).changed
 
 
 async def test_rules_that_cannot_be_used_are_refused_with_their_place(database: str) -> None:

@@ -11,8 +11,16 @@ import pytest
 
 from pointsman import Router
 from pointsman.engine.strategy import lead_hash
-from pointsman.errors import DecisionNotFound, HistoryPruned, LeadNotFound
+from pointsman.errors import (
+    DecisionDiffers,
+    DecisionNotFound,
+    HistoryHole,
+    HistoryPruned,
+    LeadNotFound,
+    PointsmanError,
+)
 from pointsman.model import Explanation, NearestMiss, Outcome
+from pointsman.replay import replay
 from tests.builders import (
     MARKET,
     VERTICAL,
@@ -428,17 +436,128 @@ async def test_configuration_of_a_deleted_and_emptied_past_is_still_known(
     assert ["buyer_paused"] == codes(explanation, other)
 
 
-async def test_decision_older_than_the_kept_history_says_so(database: str, connection: asyncpg.Connection) -> None:
+# of a past that cannot be told
+
+
+@pytest.fixture
+async def past(database: str, connection: asyncpg.Connection) -> list[UUID]:
+    """Leads of decisions 1 to 4 by rotation under caps, the configuration changing after each."""
     offer = await make_offer(connection)
-    await make_candidate(connection, offer)
-    await make_policy(connection)
-    lead = await make_lead(connection, offer)
-    async with Router.open(database) as router:
-        await router.route(lead)
+    for _ in range(3):
+        await make_candidate(connection, offer, enrollment={"daily_cap": 5})
+    async with connection.transaction():  # so that what they lose does not leave an empty commit
+        await make_policy(connection, rules=ROTATION)
         await make_offer(connection)
-        await connection.execute("delete from pointsman.config_commit where version < $1", await version(connection))
+    leads = [await make_lead(connection, offer) for _ in range(4)]
+    async with Router.open(database) as router:
+        for seconds, lead in enumerate(leads):
+            await router.route(lead)
+            await connection.execute("update buyers set sla_response_seconds = $1", seconds)
+    return leads
+
+
+ENTRIES_OF = (
+    "delete from pointsman.config_log where change_set = (select c.change_set from pointsman.config_commit c"
+    " join pointsman.decisions d on d.config_version = c.version where d.id = {})"
+)
+COMMIT_OF = (
+    "delete from pointsman.config_commit where version = (select config_version from pointsman.decisions where id = {})"
+)
+BUYERS_PAUSED = "update pointsman.config_log set row = row || '{\"status\": \"paused\"}' where rel = 'buyers'"
+ANOTHER_BUYER = (
+    "update pointsman.decisions d set buyer_id = o.buyer_id from pointsman.decisions o where d.id = 3 and o.id = 2"
+)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "said"),
+    [
+        ([COMMIT_OF.format(2)], HistoryHole, "have lost their commit"),
+        ([ENTRIES_OF.format(2)], HistoryHole, "changed is missing"),
+        ([ENTRIES_OF.format(3), COMMIT_OF.format(3)], HistoryHole, "which decision 3 was made on, is missing"),
+        (["update pointsman.config_commit set baseline = false"], HistoryHole, "has no baseline"),
+        (["delete from pointsman.config_log where rel = 'routing_policies'"], HistoryHole, "the policy `"),
+        ([BUYERS_PAUSED], DecisionDiffers, "--decision 3"),
+        (["update pointsman.decisions set city = 'Peoria' where id = 3"], DecisionDiffers, "--decision 3"),
+        (["update pointsman.decisions set state = '\\xff' where id = 3"], DecisionDiffers, "--decision 3"),
+        ([ANOTHER_BUYER], DecisionDiffers, "--decision 3"),
+    ],
+    ids=["commit", "entries", "version", "baseline", "policy", "configuration", "lead", "state", "buyer"],
+)
+async def test_damaged_past_is_told_as_such_and_never_explained_wrongly(
+    database: str,
+    connection: asyncpg.Connection,
+    past: list[UUID],
+    damage: list[str],
+    error: type[PointsmanError],
+    said: str,
+) -> None:
+    for statement in damage:
+        assert await connection.execute(statement) not in ("UPDATE 0", "DELETE 0")
+    async with Router.open(database) as router:
+        with pytest.raises(error, match=said) as caught:
+            await router.explain_decision(3)
+        assert "\n" not in str(caught.value)
+    assert await replay_differs(database)
+
+
+async def replay_differs(database: str) -> bool:
+    """Whether replay finds a difference or a hole."""
+    try:
+        return bool((await replay(database)).same_version.different)
+    except HistoryHole:
+        return True
+
+
+async def test_decisions_that_went_from_before_one_leave_it_unexplained(
+    database: str, connection: asyncpg.Connection, past: list[UUID]
+) -> None:
+    """The fourth decision gave the first one's buyer its second turn, and counted one lead before it."""
+    await connection.execute("delete from pointsman.decisions where id = 1")
+    async with Router.open(database) as router:
+        with pytest.raises(DecisionDiffers):
+            await router.explain(past[3])
+
+
+async def test_record_of_a_newer_release_that_decides_otherwise_is_said_to_be_one(
+    database: str, connection: asyncpg.Connection, past: list[UUID]
+) -> None:
+    await connection.execute("update pointsman.decisions set engine_version = '99.0.0'")
+    async with Router.open(database) as router:
+        assert 3 == (await router.explain(past[2])).outcome.decision_id  # it comes out the same
+        await connection.execute(BUYERS_PAUSED)
+        with pytest.raises(DecisionDiffers, match=r"decision 3, which release 99\.0\.0 made,"):
+            await router.explain(past[2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ENTRIES_OF.format(4),
+        "update pointsman.decisions set city = 'Peoria' where id = 2",
+        "delete from pointsman.decisions where id = 4",
+    ],
+    ids=["later version", "another row", "later row"],
+)
+async def test_damage_that_is_no_business_of_a_decision_leaves_its_explanation_alone(
+    database: str, connection: asyncpg.Connection, past: list[UUID], damage: str
+) -> None:
+    async with Router.open(database) as router:
+        before = await router.explain_decision(3)
+        assert await connection.execute(damage) not in ("UPDATE 0", "DELETE 0")
+        assert before == await router.explain_decision(3)
+        assert before == await router.explain(past[2])
+
+
+async def test_decision_older_than_the_kept_history_says_so(
+    database: str, connection: asyncpg.Connection, past: list[UUID]
+) -> None:
+    """As a decision would be that a prune of another release had left behind."""
+    await connection.execute("insert into pointsman.pruned (before) values (pointsman.clock())")
+    await connection.execute("update pointsman.config_commit set baseline = (version = $1)", await version(connection))
+    async with Router.open(database) as router:
         with pytest.raises(HistoryPruned):
-            await router.explain(lead)
+            await router.explain(past[0])
 
 
 async def test_records_of_a_lead_come_newest_first(database: str, connection: asyncpg.Connection) -> None:

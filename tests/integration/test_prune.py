@@ -15,8 +15,9 @@ import pytest
 
 from pointsman import Router
 from pointsman.errors import Busy, HistoryPruned
+from pointsman.history import History
 from pointsman.prune import Pruned, TooYoung, _Pruning, prune
-from pointsman.replay import History, replay
+from pointsman.replay import replay
 from tests.builders import (
     enroll,
     make_area,
@@ -76,13 +77,9 @@ async def numbers(connection: asyncpg.Connection) -> tuple[int, int, int]:
 
 async def history_at(connection: asyncpg.Connection, at: int) -> dict[str, Any]:
     """The configuration at a version, by the log, as far as it shows."""
-    from importlib.resources import files
 
-    from pointsman.store import read_queries
-
-    sql = read_queries((files("pointsman.sql") / "replay.sql").read_text("utf-8"))["history"]
     async with connection.transaction():
-        indexes = await History(connection, sql, at).advance(at)
+        indexes = await History(connection, at).advance(at)
     return {
         "areas": set(indexes.areas.values()),
         "buyers": {(buyer.id, buyer.caps, buyer.faults) for buyer in indexes.buyers.values()},

@@ -12,9 +12,9 @@ import pytest
 
 from pointsman import Router, replay
 from pointsman.cache.indexes import TABLES
-from pointsman.errors import DecisionNotFound, LeadNotFound
+from pointsman.errors import DecisionNotFound, HistoryHole, LeadNotFound
 from pointsman.migrate import migrate, remove
-from pointsman.replay import HistoryHole, Report
+from pointsman.replay import Report
 from tests.builders import (
     make_area,
     make_candidate,
@@ -176,6 +176,17 @@ async def test_tampered_row_does_not_hide_behind_another_version(
 ) -> None:
     await tamper(connection, "update pointsman.decisions set engine_version = '0.0.7', city = 'Peoria' where id = 2")
     assert [(2, False, {"digest"})] == found(await replay.replay(database))
+
+
+async def test_record_of_a_newer_release_in_a_form_of_its_own_is_named(
+    database: str, connection: asyncpg.Connection, routed: list[UUID]
+) -> None:
+    form = "engine_version = '99.0.0', state = '\\xff', digest = substring(sha256(digest) for 16)"
+    await tamper(connection, f"update pointsman.decisions set {form} where id = 2")
+    report = await replay.replay(database)
+    newer = replay.newer(report) or pytest.fail("not named")
+    assert ("99.0.0", 2) == (newer.engine_version, newer.decision_id)
+    assert 0 == report.same_version.different
 
 
 async def test_newer_release_that_decides_otherwise_is_named(

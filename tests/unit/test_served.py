@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pointsman.engine.zones import Window
 from pointsman.model import instant
-from pointsman.replay import Served
+from pointsman.proof import Served
 
 from .worlds import OFFER, ONE, TWO
 

@@ -185,6 +185,8 @@ def test_a_record_has_the_outcome_s_keys_without_status_and_what_it_was_decided_
         (errors.DecisionNotFound(), "decision-not-found", 404),
         (errors.Refused("no"), "refused", 409),
         (errors.HistoryPruned("gone"), "history-pruned", 410),
+        (errors.HistoryHole("lost"), "history-hole", 410),
+        (errors.DecisionDiffers("otherwise"), "decision-differs", 410),
         (errors.Busy("later"), "busy", 503),
         (errors.NotReady("later"), "not-ready", 503),
         (errors.StoreUnavailable("away"), "store-unavailable", 503),
