@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ import asyncpg
 import structlog
 
 from pointsman.cache import collector
+from pointsman.cache.areas import Areas
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.engine.configuration import Buyer, Enrollment
 from pointsman.errors import DatabaseUnfit, NotReady
@@ -381,17 +383,38 @@ async def _differences(indexes: Indexes, true: Indexes) -> dict[str, int]:
     tables: list[tuple[str, Mapping[Any, Any], Mapping[Any, Any], Callable[[Any, Any], bool]]] = [
         ("offers", indexes.offers, true.offers, eq),
         ("buyers", indexes.buyers, true.buyers, Buyer.is_as),
-        ("buyer_service_areas", indexes.areas, true.areas, eq),
         ("offer_exclusivities", indexes.exclusivity_rows, true.exclusivity_rows, eq),
         ("routing_policies", indexes.policies, true.policies, eq),
     ]
     found = {table: await _different_rows(ours, theirs, is_same) for table, ours, theirs, is_same in tables}
+    found["buyer_service_areas"] = await _different_areas(indexes.areas, true.areas)
     found["buyer_offers"] = 0
     for offer_id in indexes.enrollments.keys() | true.enrollments.keys():
         found["buyer_offers"] += await _different_rows(
             indexes.enrolled(offer_id), true.enrolled(offer_id), Enrollment.is_as
         )
     return {table: rows for table, rows in found.items() if rows}
+
+
+async def _different_areas(ours: Areas, theirs: Areas) -> int:
+    """The same of areas, side by side in their order: to look each of them up would take four times as long."""
+    one, other = ours.rows(), theirs.rows()
+    mine, row = next(one, None), next(other, None)
+    in_both = same = 0
+    for count in itertools.count(1):
+        if mine is None or row is None:
+            break
+        if mine[0] == row[0]:
+            in_both += 1
+            same += mine[1] == row[1]
+            mine, row = next(one, None), next(other, None)
+        elif mine[0] < row[0]:
+            mine = next(one, None)
+        else:
+            row = next(other, None)
+        if count % SLICE_ROWS == 0:
+            await asyncio.sleep(0)
+    return len(ours) + len(theirs) - in_both - same
 
 
 async def _different_rows(

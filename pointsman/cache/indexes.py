@@ -7,6 +7,7 @@ intersection. Nothing here does I/O, and nothing depends on the order in which r
 
 from __future__ import annotations
 
+from array import array
 from bisect import insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -15,9 +16,9 @@ from uuid import UUID
 
 from pyroaring import BitMap
 
+from pointsman.cache.areas import Areas, Place, Spot
 from pointsman.engine import geo
 from pointsman.engine.configuration import (
-    Area,
     Buyer,
     Enrollment,
     Exclusivity,
@@ -42,6 +43,7 @@ TABLES = (
 """The configuration tables, each before those whose rows name its own."""
 
 _NOTHING = BitMap()
+_SCOPES = ("postal_code", "city", "market")
 _BY_BUYER = attrgetter("turn")  # within an offer
 _REMEMBERED_POLICIES = 100_000
 _REMEMBERED_PLACES = 1_000
@@ -79,73 +81,64 @@ class Cell:
 class Market:
     """Who takes leads where in one market."""
 
-    __slots__ = ("_free", "_repeated", "_scopes", "cells", "covering", "found", "numbers")
+    __slots__ = ("_areas", "_free", "buyers", "cells", "found", "id", "numbers", "places")
 
-    def __init__(self) -> None:
+    def __init__(self, market_id: UUID) -> None:
+        self.id = market_id
         self.numbers: dict[UUID, int] = {}
+        self.buyers: list[UUID] = []
+        """By number; whoever had a number that is free still stands there."""
+        self.places: dict[str, dict[str | None, Place]] = {scope: {} for scope in _SCOPES}
         self.cells: dict[UUID, Cell] = {}
-        self.covering: dict[tuple[str, str | None], BitMap] = {}
-        self._scopes: dict[int, dict[str, int]] = {}
-        # (scope, value, number) -> how many more rows say the same: rows whose values are equal once normalised
-        self._repeated: dict[tuple[str, str | None, int], int] = {}
+        self._areas = {scope: array("I") for scope in _SCOPES}  # how many, by number
         self._free: list[int] = []
         # (offer, postal code, city) of leads -> who covers them, until anything changes here
         self.found: dict[tuple[UUID, str | None, str | None], tuple[Enrollment, ...]] = {}
 
-    def add(self, area: Area) -> bool:
-        """Count an area in; true if it is the buyer's first here."""
-        self.found.clear()
-        number = self.numbers.get(area.buyer_id)
-        is_first = number is None
-        if number is None:
-            number = self.numbers[area.buyer_id] = self._free.pop() if self._free else len(self.numbers)
-            self._scopes[number] = {}
-        scopes = self._scopes[number]
-        scopes[area.scope] = scopes.get(area.scope, 0) + 1
-        place = (area.scope, area.value)
-        buyers = self.covering.get(place)
-        if buyers is None:
-            self.covering[place] = BitMap((number,))
-        elif number in buyers:
-            self._repeated[*place, number] = self._repeated.get((*place, number), 0) + 1
+    def enter(self, buyer_id: UUID) -> int:
+        """A number for a buyer that has none."""
+        if self._free:
+            number = self._free.pop()
+            self.buyers[number] = buyer_id
         else:
-            buyers.add(number)
-        return is_first
+            number = len(self.buyers)
+            self.buyers.append(buyer_id)
+            for counts in self._areas.values():
+                counts.append(0)
+        self.numbers[buyer_id] = number
+        return number
 
-    def remove(self, area: Area) -> bool:
-        """Take back what `add` counted in; true if it was the buyer's last here."""
+    def add(self, place: Place, number: int) -> None:
+        """Count an area in."""
         self.found.clear()
-        number = self.numbers[area.buyer_id]
-        place = (area.scope, area.value)
-        if more := self._repeated.pop((*place, number), 0):
-            if more > 1:
-                self._repeated[*place, number] = more - 1
-        else:
-            self.covering[place].discard(number)
-            if not self.covering[place]:
-                del self.covering[place]
-        scopes = self._scopes[number]
-        scopes[area.scope] -= 1
-        if not scopes[area.scope]:
-            del scopes[area.scope]
-        if scopes:
+        place.add(number)
+        self._areas[place.scope][number] += 1
+
+    def remove(self, place: Place, number: int) -> bool:
+        """Take back what `add` counted in; true if it was the buyer's last here, who then has no number any more."""
+        self.found.clear()
+        place.remove(number)
+        self._areas[place.scope][number] -= 1
+        if any(counts[number] for counts in self._areas.values()):
             return False
-        del self.numbers[area.buyer_id], self._scopes[number]
+        del self.numbers[self.buyers[number]]
         self._free.append(number)
         return True
 
     def scopes(self, buyer_id: UUID) -> frozenset[str]:
         """The scopes in which the buyer has areas here."""
         number = self.numbers.get(buyer_id)
-        return frozenset() if number is None else frozenset(self._scopes[number])
+        return frozenset() if number is None else frozenset(s for s, counts in self._areas.items() if counts[number])
 
     def holding(self, postal_code: str | None, city: str | None) -> BitMap:
         """The numbers of the buyers with an area that holds a lead."""
-        found = self.covering.get(("market", None), _NOTHING)
-        if city is not None and (buyers := self.covering.get(("city", city))):
-            found = found | buyers
-        if postal_code is not None and (buyers := self.covering.get(("postal_code", postal_code))):
-            found = found | buyers
+        places = self.places
+        everywhere = places["market"].get(None)
+        found = _NOTHING if everywhere is None else everywhere.holders
+        if city is not None and (place := places["city"].get(city)):
+            found = found | place.holders
+        if postal_code is not None and (place := places["postal_code"].get(postal_code)):
+            found = found | place.holders
         return found
 
 
@@ -158,7 +151,7 @@ class Indexes:
         self.offers: dict[UUID, Offer] = {}
         self.buyers: dict[UUID, Buyer] = {}
         self.enrollments: dict[UUID, dict[UUID, Enrollment]] = {}
-        self.areas: dict[UUID, Area] = {}
+        self.areas = Areas()
         self.markets: dict[UUID, Market] = {}
         self.policies: dict[UUID, Policy] = {}
         self.exclusivity_rows: dict[UUID, Exclusivity] = {}
@@ -303,30 +296,51 @@ class Indexes:
                 market.cells[offer_id].drop(number)
 
     def _put_area(self, image: Image, version: int) -> None:
-        self._drop_area(image["id"])
         area = read_area(image)
         if area is None:
+            self._drop_area(image["id"])
             return
-        self.areas[image["id"]] = area
         market = self.markets.get(area.market_id)
         if market is None:
-            market = self.markets[area.market_id] = Market()
-        if market.add(area):
-            number = market.numbers[area.buyer_id]
-            for offer_id, enrollment in self._enrollments_of.get(area.buyer_id, {}).items():
+            market = self.markets[area.market_id] = Market(area.market_id)
+        place = market.places[area.scope].get(area.value)
+        if place is None:
+            place = self.areas.found(market.id, area.scope, area.value, market.buyers)
+            market.places[area.scope][area.value] = place
+        number = market.numbers.get(area.buyer_id)
+        if number is None:
+            number = self._enter(market, area.buyer_id)
+        former = self.areas.put(image["id"], place, number)
+        if former != (place, number):
+            market.add(place, number)
+            if former is not None:
+                self._leave(former)
+
+    def _enter(self, market: Market, buyer_id: UUID) -> int:
+        """Give a buyer that is new in a market its number there."""
+        known = self.buyers.get(buyer_id)
+        number = market.enter(buyer_id if known is None else known.id)  # one object for each buyer, not for each row
+        if market.cells:
+            for offer_id, enrollment in self._enrollments_of.get(buyer_id, {}).items():
                 if cell := market.cells.get(offer_id):
                     cell.put(number, enrollment)
+        return number
 
     def _drop_area(self, area_id: UUID) -> None:
-        area = self.areas.pop(area_id, None)
-        if area is None:
-            return
-        market = self.markets[area.market_id]
-        number = market.numbers[area.buyer_id]
-        if not market.remove(area):
-            return
-        for cell in market.cells.values():
-            cell.drop(number)
+        former = self.areas.pop(area_id)
+        if former is not None:
+            self._leave(former)
+
+    def _leave(self, spot: Spot) -> None:
+        """Count out an area that was at a spot."""
+        place, number = spot
+        market = self.markets[place.market_id]
+        if market.remove(place, number):
+            for cell in market.cells.values():
+                cell.drop(number)
+        if not place.holders:
+            del market.places[place.scope][place.value]
+            self.areas.abandon(place)
 
     def _put_exclusivity(self, image: Image, version: int) -> None:
         self._drop_exclusivity(image["id"])

@@ -1,0 +1,114 @@
+"""Every service area in force, known by its id: where it counts. In a large configuration most rows are these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+from uuid import UUID
+
+from pyroaring import BitMap
+
+from pointsman.cache.packed import PackedMap
+from pointsman.engine.configuration import Area
+
+
+class Place:
+    """A postal code, a city or the whole of a market: `holders` are the numbers of the buyers with areas there.
+
+    `ordinal` is what areas know it by. `buyers` is the market's list of who has which number.
+    """
+
+    __slots__ = ("_repeated", "buyers", "holders", "market_id", "ordinal", "scope", "value")
+
+    def __init__(self, ordinal: int, market_id: UUID, scope: str, value: str | None, buyers: list[UUID]) -> None:
+        self.ordinal = ordinal
+        self.market_id = market_id
+        self.scope = scope
+        self.value = value
+        self.buyers = buyers
+        self.holders = BitMap()
+        # number -> how many more rows say the same: rows whose values are equal once normalised
+        self._repeated: dict[int, int] | None = None
+
+    def add(self, number: int) -> None:
+        """Count an area of the buyer with this number in."""
+        if number not in self.holders:
+            self.holders.add(number)
+            return
+        if self._repeated is None:
+            self._repeated = {}
+        self._repeated[number] = self._repeated.get(number, 0) + 1
+
+    def remove(self, number: int) -> None:
+        """Take back what `add` counted in."""
+        if self._repeated is None or not (more := self._repeated.pop(number, 0)):
+            self.holders.discard(number)
+        elif more > 1:
+            self._repeated[number] = more - 1
+        elif not self._repeated:
+            self._repeated = None
+
+
+class Spot(NamedTuple):
+    """Where an area counts: in a place, for the buyer with this number in the place's market."""
+
+    place: Place
+    number: int
+
+
+class Areas(Mapping[UUID, Area]):
+    """The areas by id, in the order of ids: some 25 bytes each. They are made when they are looked at."""
+
+    __slots__ = ("_free", "_places", "_spots")
+
+    def __init__(self) -> None:
+        self._spots = PackedMap()  # id -> ordinal of the place, number of the buyer
+        self._places: list[Place | None] = []
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._spots)
+
+    def __iter__(self) -> Iterator[UUID]:
+        return (UUID(bytes=key) for key, _, _ in self._spots)
+
+    def __getitem__(self, area_id: UUID) -> Area:
+        pair = self._spots.get(area_id.bytes)
+        if pair is None:
+            raise KeyError(area_id)
+        return self._area(*pair)
+
+    def rows(self) -> Iterator[tuple[bytes, Area]]:
+        """Ids as bytes, and the areas, in the order of ids."""
+        return ((key, self._area(ordinal, number)) for key, ordinal, number in self._spots)
+
+    def put(self, area_id: UUID, place: Place, number: int) -> Spot | None:
+        """Note where an area counts; where it did so far, None if it is new."""
+        pair = self._spots.put(area_id.bytes, place.ordinal, number)
+        return None if pair is None else Spot(self._place(pair[0]), pair[1])
+
+    def pop(self, area_id: UUID) -> Spot | None:
+        """Forget an area; where it counted, None if there is none."""
+        pair = self._spots.pop(area_id.bytes)
+        return None if pair is None else Spot(self._place(pair[0]), pair[1])
+
+    def found(self, market_id: UUID, scope: str, value: str | None, buyers: list[UUID]) -> Place:
+        """A new place."""
+        ordinal = self._free.pop() if self._free else len(self._places)
+        place = Place(ordinal, market_id, scope, value, buyers)
+        self._places[ordinal : ordinal + 1] = [place]
+        return place
+
+    def abandon(self, place: Place) -> None:
+        """Forget a place that no area counts in any more."""
+        self._places[place.ordinal] = None
+        self._free.append(place.ordinal)
+
+    def _area(self, ordinal: int, number: int) -> Area:
+        place = self._place(ordinal)
+        return Area(place.buyers[number], place.market_id, place.scope, place.value)
+
+    def _place(self, ordinal: int) -> Place:
+        place = self._places[ordinal]
+        assert place is not None  # a place is abandoned after its last area
+        return place
