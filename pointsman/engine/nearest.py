@@ -30,7 +30,7 @@ def with_nearest(standing: Standing, decision: Decision, snapshot: WideSnapshot,
     if policy is None or policy.rules is None:
         return standing
     enrolled = snapshot.enrolled(decision.lead.offer_id)
-    near = _Near(decision, snapshot, state, policy.rules)
+    near = _Near(standing, decision, snapshot, state, policy.rules)
     ranking = Ranking(policy.rules, decision.lead.id, state)
     return Standing(
         tuple(
@@ -70,12 +70,17 @@ def with_balance(standing: Standing, missing: Mapping[UUID, Decimal | None]) -> 
 class _Near:
     """Looks for the one change that would have made a buyer eligible."""
 
-    def __init__(self, decision: Decision, snapshot: WideSnapshot, state: State, rules: Rules) -> None:
+    def __init__(
+        self, standing: Standing, decision: Decision, snapshot: WideSnapshot, state: State, rules: Rules
+    ) -> None:
         self._decision = decision
         self._state = state
         self._rules = rules
-        exclusive = Flag.EXCLUSIVE in decision.flags
-        self._holder = _holder(snapshot, decision) if exclusive else None
+        self._exclusivities = [list(rows) for rows in snapshot.exclusivities(decision.lead)]
+        self._holder = self._holder_without(None) if Flag.EXCLUSIVE in decision.flags else None
+        self._eligible_but_for_exclusivity = {ranked.buyer_id for ranked in standing.eligible} | {
+            excluded.buyer_id for excluded in standing.excluded if _is_held(excluded)
+        }
         self._covering = {enrollment.buyer_id for enrollment in snapshot.covering(decision.lead)}
 
     def of(self, excluded: Exclusion, enrolled: Mapping[UUID, Enrollment]) -> NearestMiss | None:
@@ -83,13 +88,28 @@ class _Near:
         if len(excluded.reasons) > 1 or enrollment is None or enrollment.buyer is None:
             return None
         reason = excluded.reasons[0]
-        if reason.code is ReasonCode.HELD_BY_EXCLUSIVE_BUYER:
-            return NearestMiss("end_exclusivity", {"exclusivity_id": reason.facts["exclusivity_id"]})
+        if _is_held(excluded):
+            return self._ended(reason.facts["exclusivity_id"], excluded.buyer_id)
         if self._holder is not None and excluded.buyer_id != self._holder:
             return None  # the lead would still be another's
         if self._fails_besides(enrollment, reason.code):
             return None
         return self._change(reason)
+
+    def _ended(self, exclusivity_id: UUID, buyer_id: UUID) -> NearestMiss | None:
+        """The end of an exclusivity, unless it only kept another one from being the lead's."""
+        next_holder = self._holder_without(exclusivity_id)
+        if next_holder not in (None, buyer_id) and (
+            self._rules.fail_closed or next_holder in self._eligible_but_for_exclusivity
+        ):
+            return None
+        return NearestMiss("end_exclusivity", {"exclusivity_id": exclusivity_id})
+
+    def _holder_without(self, exclusivity_id: UUID | None) -> UUID | None:
+        """Who would hold the lead if there were no such exclusivity."""
+        rest = ([row for row in rows if row.id != exclusivity_id] for rows in self._exclusivities)
+        held = holding(rest, self._decision.at)
+        return None if held is None else held.exclusivity.buyer_id
 
     def _fails_besides(self, enrollment: Enrollment, code: ReasonCode) -> bool:
         """Whether a buyer that was not examined for where it stands fails other checks too."""
@@ -108,7 +128,7 @@ class _Near:
                 return NearestMiss("activate_enrollment")
             case ReasonCode.GEO_MISSING:
                 return NearestMiss("complete_lead", {"missing": facts["missing"]})
-            case ReasonCode.NOT_IN_SERVICE_AREA:
+            case ReasonCode.NOT_IN_SERVICE_AREA if self._decision.lead.market_id is not None:
                 return NearestMiss("add_service_area", _area(self._decision.lead))
             case ReasonCode.INVALID_CONFIGURATION:
                 return NearestMiss("repair", {"field": facts["field"]})
@@ -135,9 +155,8 @@ class _Near:
         return NearestMiss("later", {"seconds": -((self._decision.at - micros(opening)) // 1_000_000), "at": opening})
 
 
-def _holder(snapshot: WideSnapshot, decision: Decision) -> UUID | None:
-    held = holding(snapshot.exclusivities(decision.lead), decision.at)
-    return None if held is None else held.exclusivity.buyer_id
+def _is_held(excluded: Exclusion) -> bool:
+    return excluded.reasons[0].code is ReasonCode.HELD_BY_EXCLUSIVE_BUYER
 
 
 def _activated(enrollment: Enrollment) -> Enrollment:

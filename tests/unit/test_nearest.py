@@ -22,6 +22,7 @@ from .worlds import (
     NOON,
     OFFER,
     ONE,
+    THREE,
     TWO,
     candidate,
     decided,
@@ -48,6 +49,7 @@ def lost(found: Standing, rank: int = 2) -> LostBy | None:
     return found.eligible[rank - 1].lost_by
 
 
+STRANGER = uid(0xB, 9)
 HOURS = json.dumps({"weekly": {day: [["12:42", "13:00"]] for day in WEEKDAYS}})
 
 
@@ -128,6 +130,29 @@ def test_exclusivity_is_the_change_for_who_could_have_it_and_bars_the_others() -
     found = standing(world)
     assert NearestMiss("end_exclusivity", {"exclusivity_id": uid(0xD, 1)}) == miss(found, TWO)
     assert miss(found, uid(0xB, 3)) is None
+
+
+@pytest.mark.parametrize("when_ineligible", ["fail_closed", "fallback_allowed"])
+@pytest.mark.parametrize("next_holder", [TWO, THREE, STRANGER])
+def test_end_of_an_exclusivity_is_the_change_unless_a_wider_one_would_hold_the_lead_then(
+    when_ineligible: str, next_holder: UUID
+) -> None:
+    world = make_world(
+        candidate(1),
+        candidate(2),
+        candidate(3),
+        exclusivity(buyer_id=ONE, scope="market", market_id=MARKET),
+        exclusivity(id=uid(0xD, 2), buyer_id=next_holder),
+        rules=make_rules(exclusivity={"when_ineligible": when_ineligible}),
+    )
+    found = standing(world)
+    end = NearestMiss("end_exclusivity", {"exclusivity_id": uid(0xD, 1)})
+    is_open = next_holder == TWO or (next_holder == STRANGER and when_ineligible == "fallback_allowed")
+    assert (end if is_open else None) == miss(found, TWO)
+
+
+def test_no_area_would_hold_a_lead_without_a_market() -> None:
+    assert miss(standing(make_world(candidate(1)), lead=make_lead(market_id=None))) is None
 
 
 def test_holder_that_is_not_enrolled_has_no_single_change() -> None:
