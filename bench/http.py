@@ -1,7 +1,8 @@
 """Over HTTP: one uvicorn worker in a process of its own, asked by so many connections, each with one call at a time.
 
 The load generator (`load.py`) is a process too, of ready-made bytes and raw sockets, so that it takes little of the
-processor that it shares; it sends each lead's id once.
+processor that it shares; it sends each lead's id once. Since it does take some, the processor time that the server
+has for a call stands beside the calls a second.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ HUNDRED = "100 leads in a call"
 BATCH = 100
 HOST = "127.0.0.1"
 MODEL, UPDATE = "an endpoint that returns a model", "an endpoint with a guarded UPDATE"
-PATHS = {MODEL: "/model/{}", UPDATE: "/update/{}", OURS: "/v1/leads/{}/route"}
-SPEED = {MODEL: 6_000, UPDATE: 3_500, OURS: 6_000}
+FLOOR = "a bare ASGI application with `route()`"
+PATHS = {MODEL: "/model/{}", UPDATE: "/update/{}", FLOOR: "/{}", OURS: "/v1/leads/{}/route"}
+SPEED = {MODEL: 6_000, UPDATE: 3_500, FLOOR: 6_000, OURS: 6_000}
 """Roughly how many calls a second to have leads for; a run ends when they are used up."""
 
 
@@ -35,16 +37,20 @@ def connections_name(connections: int) -> str:
 
 
 async def measure_http(stage: Stage, seconds: float) -> None:
-    """Calls a second: a bare endpoint that returns a model, one with a guarded UPDATE, and ours."""
-    async with _serving(stage.dsn) as (bare, ours):
+    """Calls a second, and the server's microseconds of one: endpoints without us, our floor, and ours."""
+    async with _serving(stage.dsn) as (bare, floor, ours):
+        ports = {MODEL: bare, UPDATE: bare, FLOOR: floor, OURS: ours}
         for number in range(stage.rounds):
             for connections in CONNECTIONS:
                 for name in _turns(number, PATHS):
                     count = int(SPEED[name] * seconds / (6 if connections == 1 else 1))
                     ids = [UUID(int=place) for place in range(count)] if name == MODEL else await stage.steady(count)
                     calls = [_request(PATHS[name].format(lead_id)) for lead_id in ids]
-                    rate, times = await _load(ours if name == OURS else bare, calls, connections)
-                    stage.figures.note(connections_name(connections), name, rate=rate, **percentiles(times))
+                    before = await _processor(floor)
+                    rate, times = await _load(ports[name], calls, connections)
+                    processor = (await _processor(floor) - before) / len(times) / 1_000
+                    figures = {"rate": rate, "processor": processor, **percentiles(times)}
+                    stage.figures.note(connections_name(connections), name, **figures)
             await _measure_batches(stage, ours)
 
 
@@ -94,17 +100,25 @@ async def _load(port: int, calls: Sequence[bytes], connections: int) -> tuple[fl
     return found["rate"], found["times"]
 
 
+async def _processor(port: int) -> int:
+    """Nanoseconds of the processor that the server has had so far."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(f"GET /processor HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+    _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(body)
+
+
 @asynccontextmanager
-async def _serving(dsn: str) -> AsyncIterator[tuple[int, int]]:
-    """The bare endpoints and the service, in one process; their ports."""
+async def _serving(dsn: str) -> AsyncIterator[tuple[int, ...]]:
+    """The bare endpoints, the floor and the service, in one process; their ports."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.server", dsn, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:
         line = await asyncio.wait_for(process.stdout.readline(), 120)
-        bare, ours = map(int, line.split())
-        yield bare, ours
+        yield tuple(map(int, line.split()))
     finally:
         if process.returncode is None:
             process.terminate()

@@ -25,6 +25,7 @@ NAMES = {
     "as_is": "as it is, ms",
     "frozen": "after `gc.freeze()`, ms",
     "microseconds": "µs",
+    "processor": "the server's processor a call, µs",
     "rate": "a second",
     "seconds": "seconds",
     "bytes_a_row": "bytes a row",

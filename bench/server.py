@@ -1,10 +1,12 @@
-"""What is asked over HTTP: the service, and two bare endpoints. `python -m bench.server DSN` prints their ports."""
+"""What is asked over HTTP: the service, bare endpoints, the floor. `python -m bench.server DSN` prints their ports."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
+from time import process_time_ns
 from typing import Annotated
 from uuid import UUID
 
@@ -12,12 +14,14 @@ import asyncpg
 import uvicorn
 from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from bench.loops import run
 from bench.peers import pool
 from bench.peers.bare import CONNECTIONS, WRITE
 from pointsman import Router
 from pointsman.api import create_app, server
+from pointsman.wire import outcome_json
 
 
 class Assignment(BaseModel):
@@ -52,15 +56,37 @@ def bare(connections: asyncpg.Pool, buyer_id: UUID) -> FastAPI:
     return app
 
 
+class Floor:
+    """A bare ASGI application: `/<lead id>` is routed, without keys, ids of requests, problem details and the rest.
+
+    `/processor` tells how many nanoseconds of the processor this process has had.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        asked = scope["path"][1:]
+        said = process_time_ns() if asked == "processor" else outcome_json(await self._router.route(asked))
+        body = json.dumps(said, separators=(",", ":")).encode()
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
 async def main(dsn: str) -> None:
-    """Serve until the process is ended: the bare endpoints as uvicorn does, the service as `pointsman serve` does."""
-    sockets = [server.listen("127.0.0.1", 0, ()) for _ in range(2)]
+    """Serve until the process is ended: the service as `pointsman serve` does, all else as uvicorn does."""
+    sockets = [server.listen("127.0.0.1", 0, ()) for _ in range(3)]
     async with Router.open(dsn) as router, pool(dsn, CONNECTIONS, resets=False) as connections:
         buyer_id = await connections.fetchval("select id from buyers order by id limit 1")
-        plain = uvicorn.Config(bare(connections, buyer_id), http="httptools", log_config=None, access_log=False)
-        servers = [uvicorn.Server(plain), server._Server(server._config(create_app(router)))]
+        configs = (
+            uvicorn.Config(app, http="httptools", log_config=None, access_log=False, lifespan="off")
+            for app in (bare(connections, buyer_id), Floor(router))
+        )
+        servers = [*map(uvicorn.Server, configs), server._Server(server._config(create_app(router)))]
         for one in servers:
-            one.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # two cannot both have them
+            one.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # they cannot all have them
         print(*(listening.getsockname()[1] for listening in sockets), flush=True)
         await asyncio.gather(*(one.serve([listening]) for one, listening in zip(servers, sockets, strict=True)))
 
