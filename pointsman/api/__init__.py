@@ -29,6 +29,7 @@ from pointsman.api.calls import Calls
 from pointsman.api.openapi import with_components
 from pointsman.api.problems import add_problem_handlers
 from pointsman.api.routes import TheRouter, routes, the_router
+from pointsman.api.shortcut import Shortcut
 from pointsman.cache import collector
 from pointsman.router import Router
 from pointsman.settings import ApiKey, read_settings
@@ -74,7 +75,8 @@ def create_app(router: Router | None = None, *, dsn: str = "", keys: Sequence[Ap
     )
     app.state.pointsman_router = router
     app.state.pointsman_keys = tuple(keys)
-    app.add_middleware(Calls)
+    app.add_middleware(Shortcut)
+    app.add_middleware(Calls)  # around it
     add_problem_handlers(app)
     app.include_router(routes)
     return app

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 
 from pointsman import errors
 from pointsman.api import TheRouter, create_app, lifespan, routes
@@ -480,6 +480,21 @@ async def test_a_host_s_application_takes_the_router_by_lifespan_and_dependency(
         assert_problem(await client.post(f"/v1/leads/{uuid4()}/route"), 404, "lead-not-found")
         assert_problem(await client.post("/v1/leads/x/route"), 422, "invalid-request")
         assert (await client.get("/elsewhere")).json() == {"detail": "Not Found"}
+
+
+@pytest.mark.parametrize("form", [str, lambda lead: lead.hex], ids=["plain", "without hyphens"])
+async def test_a_host_s_own_guard_and_prefix_hold_for_the_hot_route_too(form: Any) -> None:
+    async def closed() -> None:
+        raise HTTPException(401, "the host does not know you")
+
+    lead = form(uuid4())
+    app = FastAPI()
+    app.state.pointsman_router = Failing(AssertionError("not reached"))
+    app.include_router(routes, prefix="/routing", dependencies=[Depends(closed)])
+    async with client_of(app) as client:
+        refusal = assert_problem(await client.post(f"/routing/v1/leads/{lead}/route"), 401, "unauthorized")
+        assert (await client.post(f"/v1/leads/{lead}/route")).status_code == 404
+    assert refusal["detail"] == "the host does not know you"
 
 
 async def test_routes_without_a_lifespan_say_what_is_missing() -> None:

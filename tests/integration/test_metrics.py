@@ -18,9 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import CapturingLoggerFactory
 
 from pointsman import Router, tracing
+from pointsman.api import create_app
 from pointsman.cache.feed import FeedState
 from pointsman.metrics import PREMISES, TRIES, Metrics
 from tests.builders import make_candidate, make_lead, make_offer, make_policy
+from tests.http_client import client_of
 from tests.stage import end_sessions, follows, until
 
 
@@ -169,6 +171,16 @@ async def test_with_a_provider_a_route_and_the_phases_of_its_batch_are_spans(
         assert parent is not None
         assert parent.span_id == batch.span_id
     assert by_name["pointsman.batch"].parent is None  # a batch is of many callers
+
+
+async def test_calls_over_http_have_spans_of_fastapi_s_too_which_name_the_route(
+    database: str, connection: asyncpg.Connection, spans: InMemorySpanExporter
+) -> None:
+    lead = await make_lead(connection, None)
+    async with client_of(create_app(dsn=database)) as client:
+        assert (await client.post(f"/v1/leads/{lead}/route")).status_code == 200
+    by_name = {span.name: span for span in spans.get_finished_spans()}
+    assert {"POST /v1/leads/{lead_id}/route", "pointsman.route"} <= set(by_name)
 
 
 def test_without_the_api_or_a_provider_there_are_no_spans(monkeypatch: pytest.MonkeyPatch) -> None:
