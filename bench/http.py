@@ -14,16 +14,14 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import perf_counter
 from uuid import UUID
 
 from bench.figures import percentiles
 from bench.workloads import OURS, Stage
-from pointsman import Router
 
 CONNECTIONS = (1, 10, 50)
 HUNDRED = "100 leads in a call"
-BATCH = 100
+BATCH, BATCHES = 100, 20
 HOST = "127.0.0.1"
 MODEL, UPDATE = "an endpoint that returns a model", "an endpoint with a guarded UPDATE"
 FLOOR = "a bare ASGI application with `route()`"
@@ -51,27 +49,21 @@ async def measure_http(stage: Stage, seconds: float) -> None:
                     processor = (await _processor(floor) - before) / len(times) / 1_000
                     figures = {"rate": rate, "processor": processor, **percentiles(times)}
                     stage.figures.note(connections_name(connections), name, **figures)
-            await _measure_batches(stage, ours)
+            await _measure_batches(stage, ours, floor)
 
 
-async def _measure_batches(stage: Stage, port: int) -> None:
-    router = stage.subjects[OURS]
-    assert isinstance(router, Router)
-    ids = await stage.steady(20 * BATCH)
-    parts = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
-    calls = []
-    for part in parts:
-        body = json.dumps({"lead_ids": [str(lead_id) for lead_id in part]}).encode()
-        calls.append(_request("/v1/leads/route", body))
-    _, times = await _load(port, calls, 1)
+async def _measure_batches(stage: Stage, service: int, floor: int) -> None:
+    """Milliseconds of 100 leads: of a call, and of `route_many` in the same process."""
+    bodies = [json.dumps({"lead_ids": part}).encode() for part in await _parts(stage)]
+    _, times = await _load(service, [_request("/v1/leads/route", body) for body in bodies], 1)
     stage.figures.note(HUNDRED, "HTTP", **percentiles(times))
-    ids = await stage.steady(20 * BATCH)
-    spans = []
-    for start in range(0, len(ids), BATCH):
-        began = perf_counter()
-        await router.route_many(ids[start : start + BATCH])
-        spans.append((perf_counter() - began) * 1_000)
+    spans = [float(await _ask(floor, "/many", json.dumps(part).encode())) for part in await _parts(stage)]
     stage.figures.note(HUNDRED, "route_many", **percentiles(spans))
+
+
+async def _parts(stage: Stage) -> list[list[str]]:
+    ids = [str(lead_id) for lead_id in await stage.steady(BATCHES * BATCH)]
+    return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
 
 
 def _turns(number: int, names: Iterable[str]) -> list[str]:
@@ -79,11 +71,10 @@ def _turns(number: int, names: Iterable[str]) -> list[str]:
     return listed[number % len(listed) :] + listed[: number % len(listed)]
 
 
-def _request(path: str, body: bytes = b"") -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def _request(path: str, body: bytes = b"", connection: str = "keep-alive") -> bytes:
+    head = {"Host": HOST, "Connection": connection, "Content-Type": "application/json", "Content-Length": len(body)}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
 async def _load(port: int, calls: Sequence[bytes], connections: int) -> tuple[float, list[float]]:
@@ -102,11 +93,16 @@ async def _load(port: int, calls: Sequence[bytes], connections: int) -> tuple[fl
 
 async def _processor(port: int) -> int:
     """Nanoseconds of the processor that the server has had so far."""
+    return int(await _ask(port, "/processor"))
+
+
+async def _ask(port: int, path: str, body: bytes = b"") -> bytes:
+    """What a call on a connection of its own is answered."""
     reader, writer = await asyncio.open_connection(HOST, port)
-    writer.write(f"GET /processor HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
-    _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.write(_request(path, body, "close"))
+    _, _, answer = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
-    return int(body)
+    return answer
 
 
 @asynccontextmanager

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 import sys
-from time import process_time_ns
-from typing import Annotated
+from time import perf_counter, process_time_ns
+from typing import Annotated, Any
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +21,7 @@ from bench.peers import pool
 from bench.peers.bare import CONNECTIONS, WRITE
 from pointsman import Router
 from pointsman.api import create_app, server
+from pointsman.cache import collector
 from pointsman.wire import outcome_json
 
 
@@ -59,7 +60,8 @@ def bare(connections: asyncpg.Pool, buyer_id: UUID) -> FastAPI:
 class Floor:
     """A bare ASGI application: `/<lead id>` is routed, without keys, ids of requests, problem details and the rest.
 
-    `/processor` tells how many nanoseconds of the processor this process has had.
+    `/processor` says how many nanoseconds of the processor this process has had, and `/many`, which takes a list of
+    lead ids, how many milliseconds `route_many` needs for them.
     """
 
     def __init__(self, router: Router) -> None:
@@ -67,18 +69,35 @@ class Floor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        asked = scope["path"][1:]
-        said = process_time_ns() if asked == "processor" else outcome_json(await self._router.route(asked))
-        body = json.dumps(said, separators=(",", ":")).encode()
+        body = json.dumps(await self._answer(scope["path"][1:], receive), separators=(",", ":")).encode()
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, asked: str, receive: Receive) -> Any:
+        if asked == "processor":
+            return process_time_ns()
+        if asked == "many":
+            lead_ids = json.loads(await _body(receive))
+            began = perf_counter()
+            await self._router.route_many(lead_ids)
+            return (perf_counter() - began) * 1_000
+        return outcome_json(await self._router.route(asked))
+
+
+async def _body(receive: Receive) -> bytes:
+    body, message = b"", await receive()
+    while message["more_body"]:
+        body += message["body"]
+        message = await receive()
+    return body + bytes(message["body"])
 
 
 async def main(dsn: str) -> None:
     """Serve until the process is ended: the service as `pointsman serve` does, all else as uvicorn does."""
     sockets = [server.listen("127.0.0.1", 0, ()) for _ in range(3)]
     async with Router.open(dsn) as router, pool(dsn, CONNECTIONS, resets=False) as connections:
+        collector.settle()  # as the service does
         buyer_id = await connections.fetchval("select id from buyers order by id limit 1")
         configs = (
             uvicorn.Config(app, http="httptools", log_config=None, access_log=False, lifespan="off")
