@@ -19,11 +19,11 @@ import asyncpg
 
 from pointsman.cache.indexes import Indexes
 from pointsman.engine.capacity import State
-from pointsman.engine.configuration import Enrollment, metered
+from pointsman.engine.configuration import Enrollment, metered, turn
 from pointsman.engine.decide import decide
 from pointsman.engine.draft import Drafted, read_draft
 from pointsman.engine.policy import Rules
-from pointsman.engine.zones import DAY, HOUR, Window
+from pointsman.engine.zones import HOUR
 from pointsman.history import SLICE, History, missing_version
 from pointsman.model import instant
 from pointsman.proof import Served, instant_of, lead_of, require_named
@@ -163,7 +163,7 @@ class _Counts(dict[tuple[bytes, int], int]):
 class Forward(State):
     """The state that the draft's own choices leave, on top of what was there before the first of its leads."""
 
-    __slots__ = ("_before", "_indexes", "_open", "_served", "at")
+    __slots__ = ("_before", "_indexes", "_served", "at")
 
     def __init__(self, served: Served, indexes: Indexes) -> None:
         super().__init__()
@@ -171,8 +171,6 @@ class Forward(State):
         self._served = served
         self._indexes = indexes
         self._before = self.at = 0
-        # by holder: leads in the windows that were asked about
-        self._open: dict[tuple[UUID, UUID], dict[Window, int]] = defaultdict(dict)
 
     def stand_at(self, decision_id: int, at: int, indexes: Indexes) -> None:
         """Be what the decisions with smaller ids left."""
@@ -184,25 +182,14 @@ class Forward(State):
         zone = self._indexes.buyers[buyer_id].zone
         assert zone is not None  # or no window could be asked about
         window = zone.hour(self.at) if kind == "hour" else zone.day(self.at)
-        counts = self._open[buyer_id, offer_id]
-        count = counts.get(window)
-        if count is None:
-            count = counts[window] = self._served.counted((buyer_id, offer_id), window, self._before)
-        return count
+        return self._served.counted(turn(buyer_id, offer_id), window, self._before)
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
-        return [self._served.position(enrollment, self._before) for enrollment in compared]
+        return self._served.positions(compared, self._before)
 
     def serve(self, enrollment: Enrollment) -> None:
         """Count the lead that this state was asked about."""
         self._served.add(self._before, self.at, enrollment.buyer_id, enrollment.offer_id)
-        for holder in self._served.holders(enrollment.buyer_id, enrollment.offer_id):
-            counts = self._open[holder]
-            for window in list(counts):
-                if window.start <= self.at < window.end:
-                    counts[window] += 1
-                elif window.end < self.at - DAY:
-                    del counts[window]
 
 
 class _Configuration:
@@ -250,7 +237,8 @@ async def _arrivals(
 
 async def _served_before(connection: Connection, first_id: int) -> Served:
     served = Served()
-    take_in(served, await connection.fetch(queries("replay.sql")["served_before"], first_id))
+    for row in await connection.fetch(queries("replay.sql")["served_before"], first_id):
+        take_in(served, row)
     return served
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ import asyncpg
 
 from pointsman.cache.indexes import Indexes
 from pointsman.engine.capacity import Cap, State
-from pointsman.engine.configuration import NOBODY, Enrollment
+from pointsman.engine.configuration import NOBODY, Enrollment, turn
 from pointsman.engine.decide import Decision
 from pointsman.engine.policy import Policy
 from pointsman.engine.record import StoredState, digest, head, named, read_state, redecide
@@ -63,41 +63,45 @@ class Before(Protocol):
     def used(self, cap: Cap, before: int) -> int | None:
         """Leads that count under `cap`, None where some of their decisions were pruned."""
 
-    def position(self, enrollment: Enrollment, before: int) -> int:
-        """The last decision that served `enrollment`, 0 if none did."""
+    def positions(self, compared: Sequence[Enrollment], before: int) -> list[int]:
+        """The last decision that served each of `compared`, 0 where none did."""
 
 
 class Served:
     """Who was served when: what the decisions before any decision left.
 
-    Of decisions before the instant `known_from`, which may have been pruned, only the last turns are known.
+    Decisions are taken in in the order of ids, and asked about in nearly the same one: then an answer is at hand, or a
+    few decisions away from the last one. Of decisions before the instant `known_from`, which may have been pruned, only
+    the last turns are known. Holders, whose caps leads count under, go by the first 32 bytes of a meter: `turn`.
     """
 
     def __init__(self, known_from: int | None = None) -> None:
         self._known_from = known_from
-        self._turns: dict[tuple[UUID, UUID], _Turns] = defaultdict(_Turns)
+        self._holders: dict[bytes, _Turns] = defaultdict(_Turns)
+        self._last: dict[bytes, int] = {}
+        self._latest_id = 0
 
     def add(self, decision_id: int, at: int, buyer_id: UUID, offer_id: UUID) -> None:
-        """Take a decision in, in the order of ids."""
-        for holder in self.holders(buyer_id, offer_id):
-            self._turns[holder].add(decision_id, at)
-
-    @staticmethod
-    def holders(buyer_id: UUID, offer_id: UUID) -> tuple[tuple[UUID, UUID], ...]:
-        """Whose caps a lead counts under: the enrollment's and the buyer's."""
-        return (buyer_id, offer_id), (buyer_id, NOBODY)
+        """Take a decision in."""
+        enrollment = turn(buyer_id, offer_id)
+        self._last[enrollment] = self._latest_id = decision_id
+        self._holders[enrollment].add(decision_id, at)
+        self._holders[turn(buyer_id, NOBODY)].add(decision_id, at)
 
     def used(self, cap: Cap, before: int) -> int | None:
         if self._known_from is not None and cap.window.start < self._known_from:
             return None
-        return self.counted((cap.buyer_id, cap.offer_id), cap.window, before)
+        return self.counted(cap.counter[0][:32], cap.window, before)
 
-    def counted(self, holder: tuple[UUID, UUID], window: Window, before: int) -> int:
+    def counted(self, holder: bytes, window: Window, before: int) -> int:
         """The holder's leads in a window by decisions with smaller ids, as far as they are kept."""
-        return self._turns[holder].count(window, before)
+        return self._holders[holder].count(window, before)
 
-    def position(self, enrollment: Enrollment, before: int) -> int:
-        return self._turns[enrollment.buyer_id, enrollment.offer_id].last(before)
+    def positions(self, compared: Sequence[Enrollment], before: int) -> list[int]:
+        if before > self._latest_id:
+            last = self._last.get
+            return [last(enrollment.turn, 0) for enrollment in compared]
+        return [self._holders[enrollment.turn].last(before) for enrollment in compared]
 
 
 class _Turns:
@@ -107,12 +111,14 @@ class _Turns:
     so a window's decisions are found by bisection, and only those near its edges are looked at one by one.
     """
 
-    __slots__ = ("_ids", "_instants", "_latest")
+    __slots__ = ("_counted", "_ids", "_instants", "_latest")
 
     def __init__(self) -> None:
         self._ids = array("q")
         self._instants = array("q")
         self._latest = array("q")
+        # by kind: the window that was asked about last, how many decisions were looked at, and how many were in it
+        self._counted: dict[str, tuple[Window | None, int, int]] = {}
 
     def add(self, decision_id: int, at: int) -> None:
         latest = self._latest
@@ -127,7 +133,21 @@ class _Turns:
 
     def count(self, window: Window, before: int) -> int:
         """How many decisions with smaller ids have their instants in `window`."""
-        latest, end = self._latest, bisect_left(self._ids, before)
+        ids, instants = self._ids, self._instants
+        known, place, count = self._counted.get(window.kind, (None, 0, 0))
+        if known is not window or (place and ids[place - 1] >= before):
+            place = bisect_left(ids, before)
+            count = self._count_first(place, window)
+        else:
+            while place < len(ids) and ids[place] < before:
+                count += window.start <= instants[place] < window.end
+                place += 1
+        self._counted[window.kind] = window, place, count
+        return count
+
+    def _count_first(self, end: int, window: Window) -> int:
+        """How many of the first `end` decisions have their instants in `window`."""
+        latest = self._latest
         first = bisect_left(latest, window.start, 0, end)
         surely_in = bisect_left(latest, window.start + _BACK_SECONDS, first, end)
         surely_to = bisect_left(latest, window.end, surely_in, end)
@@ -145,8 +165,8 @@ class Answers:
     def used(self, cap: Cap, before: int) -> int | None:
         return self._state.used.get(cap.counter)
 
-    def position(self, enrollment: Enrollment, before: int) -> int:
-        return self._state.position(enrollment)
+    def positions(self, compared: Sequence[Enrollment], before: int) -> list[int]:
+        return self._state.positions_of(compared)
 
 
 # one decision
@@ -291,7 +311,9 @@ def _premises(made: Again, decision: Decision, served: Before) -> Iterator[Fact]
         true = served.used(cap, before)
         if true is not None and true < cap.limit:
             yield Fact(f"used:{cap.buyer_id}:{cap.level}:{cap.window.kind}", number, true)
-    for enrollment, position in zip(decision.compared, stored.positions, strict=True):
-        last = served.position(enrollment, before)
+    lasts = served.positions(decision.compared, before)
+    if lasts == stored.positions:
+        return
+    for enrollment, position, last in zip(decision.compared, stored.positions, lasts, strict=True):
         if last < position or (enrollment is decision.winner and last != position):
             yield Fact(f"position:{enrollment.buyer_id}", position, last)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +22,7 @@ from uuid import UUID
 import asyncpg
 
 from pointsman import engine
+from pointsman.cache.collector import paused
 from pointsman.claim import VERSIONS, counter_arrays
 from pointsman.engine.capacity import State
 from pointsman.errors import DecisionNotFound, LeadNotFound, PointsmanError
@@ -275,17 +276,27 @@ class Replaying:
         async for rows in self._decisions(part):
             if history is None:
                 history = History(self._connection, rows[0]["config_version"])
-            if served is not None:
-                await served.advance(max(row["id"] for row in rows))
-            for row in rows:
-                indexes = await history.advance(row["config_version"])
-                if indexes.version != row["config_version"]:
-                    continue  # judged already
-                made = again(row, indexes)
-                self._judge(made, served.served if served else await self._answers(made), report)
+            with paused():  # a slice leaves nothing to collect, and the configuration has no cycles
+                await self._decide_again(rows, history, served, report)
             done += len(rows)
             progress(done, total)
         return report
+
+    async def _decide_again(
+        self, rows: list[asyncpg.Record], history: History, served: _ServedSoFar | None, report: Report
+    ) -> None:
+        for row in rows:
+            version, indexes = row["config_version"], history.indexes
+            if indexes.version != version:
+                indexes = await history.advance(version)
+                if indexes.version != version:
+                    continue  # judged already
+            made = again(row, indexes)
+            if served is None:
+                self._judge(made, await self._answers(made), report)
+            else:
+                await served.advance(row["id"])
+                self._judge(made, served.served, report)
 
     def _judge(self, made: Again, served: Before, report: Report) -> None:
         row = made.row
@@ -310,8 +321,8 @@ class Replaying:
 
     async def _served(self, first_id: int) -> _ServedSoFar:
         served = Served(self._extent.whole_from)
-        before = await self._connection.fetch(self._sql["served_before"], first_id)
-        take_in(served, before)
+        for row in await self._connection.fetch(self._sql["served_before"], first_id):
+            take_in(served, row)
         return _ServedSoFar(served, await self._connection.cursor(self._sql["served"], first_id))
 
     async def _answers(self, made: Again) -> Before:
@@ -345,19 +356,26 @@ class _ServedSoFar:
     def __init__(self, served: Served, cursor: Any) -> None:
         self.served = served
         self._cursor = cursor
-        self._read_to = -1
+        self._ahead: Iterator[asyncpg.Record] = iter(())
+        self._next: asyncpg.Record | None = None
 
     async def advance(self, decision_id: int) -> None:
-        """Take in every decision up to `decision_id`, and perhaps some after it."""
-        while self._read_to < decision_id and (rows := await self._cursor.fetch(SLICE)):
-            take_in(self.served, rows)
-            self._read_to = rows[-1]["id"]
+        """Take in every decision before `decision_id`."""
+        row = self._next or await self._read_on()
+        while row is not None and row["id"] < decision_id:
+            take_in(self.served, row)
+            row = next(self._ahead, None) or await self._read_on()
+        self._next = row
+
+    async def _read_on(self) -> asyncpg.Record | None:
+        """The first row that was not read yet."""
+        self._ahead = iter(await self._cursor.fetch(SLICE))
+        return next(self._ahead, None)
 
 
-def take_in(served: Served, rows: Iterable[asyncpg.Record]) -> None:
-    """Let `served` know of decisions, in the order of ids."""
-    for row in rows:
-        served.add(row["id"], instant_of(row), row["buyer_id"], row["offer_id"])
+def take_in(served: Served, row: asyncpg.Record) -> None:
+    """Let `served` know of the next decision in the order of ids."""
+    served.add(row["id"], instant_of(row), row["buyer_id"], row["offer_id"])
 
 
 def _kept(part: Part, version: int) -> Part:
