@@ -53,11 +53,14 @@ class Slot(IntEnum):
     DAILY_OF_BUYER = 3
 
 
+_UNBOUND = b"", 0
+
+
 class Limit:
     """A cap that binds an enrollment's leads; `offer_id` is `NOBODY` where it is the buyer's, over all its offers.
 
     `cap` is how it bound last, with its `counter`, from `start` until before `end`: the window of a moment ago is
-    mostly that of the next lead too (`capacity.bind`).
+    mostly that of the next lead too (`capacity.bind`). A buyer's is shared by all of its enrollments.
     """
 
     __slots__ = ("cap", "counter", "end", "kind", "limit", "meter", "offer_id", "slot", "start")
@@ -69,7 +72,7 @@ class Limit:
         self.limit = limit
         self.meter = meter(buyer_id, offer_id, kind)
         self.cap: Cap | None = None
-        self.counter: tuple[bytes, int] = (self.meter, 0)
+        self.counter: tuple[bytes, int] = _UNBOUND
         self.start = self.end = 0
 
 
@@ -89,9 +92,12 @@ def metered(meter: bytes) -> tuple[UUID, UUID, str]:
 
 
 class Buyer:
-    """Who may receive leads. `changed` is the config version at which its caps or its zone last changed."""
+    """Who may receive leads. `changed` is the config version at which its caps or its zone last changed.
 
-    __slots__ = ("caps", "changed", "faults", "hours", "id", "sla_response_seconds", "zone")
+    `hourly` and `daily` are its caps as limits; in a zone that cannot be read they have no windows to bind in.
+    """
+
+    __slots__ = ("caps", "changed", "daily", "faults", "hourly", "hours", "id", "sla_response_seconds", "zone")
 
     def __init__(self, image: Image, changed: int) -> None:
         self.id: UUID = image["id"]
@@ -100,6 +106,9 @@ class Buyer:
         self.sla_response_seconds: int | None = image["sla_response_seconds"]
         self.hours, fault = _hours(image["acceptance_hours"], self.zone)
         self.changed = changed
+        hourly, daily = self.caps
+        self.hourly = None if hourly is None else Limit(Slot.HOURLY_OF_BUYER, self.id, NOBODY, "hour", hourly)
+        self.daily = None if daily is None else Limit(Slot.DAILY_OF_BUYER, self.id, NOBODY, "day", daily)
         self.faults |= fault
         if image["status"] != "active":
             self.faults |= Fault.PAUSED
@@ -149,7 +158,7 @@ class Enrollment:
     )
 
     def __init__(self, image: Image, buyer: Buyer | None, changed: int) -> None:
-        self.buyer_id: UUID = image["buyer_id"]
+        self.buyer_id: UUID = image["buyer_id"] if buyer is None else buyer.id  # one object for all of a buyer's rows
         self.offer_id: UUID = image["offer_id"]
         self.turn = turn(self.buyer_id, self.offer_id)
         self.priority_rank: int | None = image["priority_rank"]
@@ -186,18 +195,17 @@ class Enrollment:
     def _limits(self, buyer: Buyer | None) -> tuple[Limit, ...]:
         if buyer is None or buyer.zone is None:
             return ()
-        own, shared = self.caps, buyer.caps
-        limits = (
-            (Slot.HOURLY_OF_ENROLLMENT, self.offer_id, "hour", own.hourly),
-            (Slot.HOURLY_OF_BUYER, NOBODY, "hour", shared.hourly),
-            (Slot.DAILY_OF_ENROLLMENT, self.offer_id, "day", own.daily),
-            (Slot.DAILY_OF_BUYER, NOBODY, "day", shared.daily),
-        )
-        return tuple(
-            Limit(slot, self.buyer_id, offer_id, kind, limit)
-            for slot, offer_id, kind, limit in limits
-            if limit is not None
-        )
+        hourly, daily = self.caps
+        limits = []
+        if hourly is not None:
+            limits.append(Limit(Slot.HOURLY_OF_ENROLLMENT, self.buyer_id, self.offer_id, "hour", hourly))
+        if buyer.hourly is not None:
+            limits.append(buyer.hourly)
+        if daily is not None:
+            limits.append(Limit(Slot.DAILY_OF_ENROLLMENT, self.buyer_id, self.offer_id, "day", daily))
+        if buyer.daily is not None:
+            limits.append(buyer.daily)
+        return tuple(limits)
 
     def is_as(self, other: Enrollment) -> bool:
         """Whether both come of the same row, whenever that was read; the buyer's part aside."""
@@ -301,22 +309,28 @@ def _value(scope: str | None, value: str | None) -> str | None:
     return None
 
 
-def _caps(image: Image) -> tuple[Caps, Fault]:
+def _caps(image: Image) -> tuple[Caps, int]:
     hourly, daily = image["hourly_cap"], image["daily_cap"]
-    faults = Fault(0)
+    faults = 0
     if hourly is not None and hourly < 0:
         hourly, faults = None, faults | Fault.BAD_HOURLY_CAP
     if daily is not None and daily < 0:
         daily, faults = None, faults | Fault.BAD_DAILY_CAP
-    return Caps(hourly, daily), faults
+    return _shared(hourly, daily), faults
+
+
+@lru_cache(maxsize=10_000)
+def _shared(hourly: int | None, daily: int | None) -> Caps:
+    """One object for all holders that set the same caps, as most do."""
+    return Caps(hourly, daily)
 
 
 @lru_cache(maxsize=100_000)
-def _hours(text: str | None, default: Zone | None) -> tuple[Hours | None, Fault]:
+def _hours(text: str | None, default: Zone | None) -> tuple[Hours | None, int]:
     """Compiled hours (None: always open), shared between all buyers that keep the same ones in the same zone."""
     try:
         document = read_json(text)
-        return (None if document is None else compile_hours(document, default)), Fault(0)
+        return (None if document is None else compile_hours(document, default)), 0
     except UnknownZone:
         return None, Fault.BAD_ZONE_OF_HOURS
     except ValueError:

@@ -252,8 +252,8 @@ def _seen(indexes: Indexes) -> dict[str, Any]:
 
 
 def _buyer(buyer: Buyer | None) -> str:
-    """Everything of a buyer but since when it counts as it does, which a load cannot know."""
-    return "" if buyer is None else _fields(buyer, leave_out={"changed"})
+    """Everything of a buyer but since when it counts as it does, which a load cannot know; its limits are in `caps`."""
+    return "" if buyer is None else _fields(buyer, leave_out={"changed", "hourly", "daily"})
 
 
 def _enrollment(enrollment: Enrollment) -> str:
