@@ -59,10 +59,11 @@ class Spot(NamedTuple):
 class Areas(Mapping[UUID, Area]):
     """The areas by id, in the order of ids: some 25 bytes each. They are made when they are looked at."""
 
-    __slots__ = ("_free", "_places", "_spots")
+    __slots__ = ("_free", "_places", "_spots", "put_at")
 
     def __init__(self) -> None:
         self._spots = PackedMap()  # id -> ordinal of the place, number of the buyer
+        self.put_at = self._spots.put
         self._places: list[Place | None] = []
         self._free: list[int] = []
 
@@ -84,7 +85,7 @@ class Areas(Mapping[UUID, Area]):
 
     def put(self, area_id: UUID, place: Place, number: int) -> Spot | None:
         """Note where an area counts; where it did so far, None if it is new."""
-        pair = self._spots.put(area_id.bytes, place.ordinal, number)
+        pair = self.put_at(area_id.bytes, place.ordinal, number)
         return None if pair is None else Spot(self._place(pair[0]), pair[1])
 
     def pop(self, area_id: UUID) -> Spot | None:

@@ -23,6 +23,7 @@ import structlog
 from pointsman.cache import collector
 from pointsman.cache.areas import Areas
 from pointsman.cache.indexes import TABLES, Change, Indexes
+from pointsman.cache.loading import Loading
 from pointsman.engine.configuration import Buyer, Enrollment
 from pointsman.errors import DatabaseUnfit, NotReady
 from pointsman.metrics import Metrics
@@ -254,14 +255,13 @@ class Cache:
                 version = await self._store.version(connection)
                 if version is None:
                     raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
-                indexes = Indexes(version.number, version.token)
+                loading = Loading(*version)
                 with collector.paused():
                     for table in TABLES:
                         async for rows in self._store.images(connection, table, SLICE_ROWS):
-                            for row in rows:
-                                indexes.apply(Change(table, "", row), version.number)
+                            loading.put(table, rows)
                             await asyncio.sleep(0)
-        return indexes
+        return loading.indexes
 
     async def _apply(self, connection: Connection, indexes: Indexes) -> None:
         """Bring the indexes to the newest version, in place, in slices; what breaks off on the way loads anew."""

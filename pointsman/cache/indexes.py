@@ -19,6 +19,7 @@ from pyroaring import BitMap
 from pointsman.cache.areas import Areas, Place, Spot
 from pointsman.engine import geo
 from pointsman.engine.configuration import (
+    Area,
     Buyer,
     Enrollment,
     Exclusivity,
@@ -81,7 +82,7 @@ class Cell:
 class Market:
     """Who takes leads where in one market."""
 
-    __slots__ = ("_areas", "_free", "buyers", "cells", "found", "id", "numbers", "places")
+    __slots__ = ("_free", "areas", "buyers", "cells", "found", "id", "numbers", "places")
 
     def __init__(self, market_id: UUID) -> None:
         self.id = market_id
@@ -90,7 +91,8 @@ class Market:
         """By number; whoever had a number that is free still stands there."""
         self.places: dict[str, dict[str | None, Place]] = {scope: {} for scope in _SCOPES}
         self.cells: dict[UUID, Cell] = {}
-        self._areas = {scope: array("I") for scope in _SCOPES}  # how many, by number
+        self.areas = {scope: array("I") for scope in _SCOPES}
+        """How many, by number."""
         self._free: list[int] = []
         # (offer, postal code, city) of leads -> who covers them, until anything changes here
         self.found: dict[tuple[UUID, str | None, str | None], tuple[Enrollment, ...]] = {}
@@ -103,7 +105,7 @@ class Market:
         else:
             number = len(self.buyers)
             self.buyers.append(buyer_id)
-            for counts in self._areas.values():
+            for counts in self.areas.values():
                 counts.append(0)
         self.numbers[buyer_id] = number
         return number
@@ -112,14 +114,14 @@ class Market:
         """Count an area in."""
         self.found.clear()
         place.add(number)
-        self._areas[place.scope][number] += 1
+        self.areas[place.scope][number] += 1
 
     def remove(self, place: Place, number: int) -> bool:
         """Take back what `add` counted in; true if it was the buyer's last here, who then has no number any more."""
         self.found.clear()
         place.remove(number)
-        self._areas[place.scope][number] -= 1
-        if any(counts[number] for counts in self._areas.values()):
+        self.areas[place.scope][number] -= 1
+        if any(counts[number] for counts in self.areas.values()):
             return False
         del self.numbers[self.buyers[number]]
         self._free.append(number)
@@ -128,7 +130,7 @@ class Market:
     def scopes(self, buyer_id: UUID) -> frozenset[str]:
         """The scopes in which the buyer has areas here."""
         number = self.numbers.get(buyer_id)
-        return frozenset() if number is None else frozenset(s for s, counts in self._areas.items() if counts[number])
+        return frozenset() if number is None else frozenset(s for s, counts in self.areas.items() if counts[number])
 
     def holding(self, postal_code: str | None, city: str | None) -> BitMap:
         """The numbers of the buyers with an area that holds a lead."""
@@ -155,7 +157,7 @@ class Indexes:
         self.markets: dict[UUID, Market] = {}
         self.policies: dict[UUID, Policy] = {}
         self.exclusivity_rows: dict[UUID, Exclusivity] = {}
-        self._enrollments_of: dict[UUID, dict[UUID, Enrollment]] = {}
+        self._enrollments_of: dict[UUID, list[Enrollment]] = {}  # by buyer: mostly a few
         self._held: dict[UUID, dict[_Place, list[Exclusivity]]] = {}  # by offer
         self._markets_with_cells: dict[UUID, list[Market]] = {}
         self._winning_policy: dict[tuple[UUID | None, UUID | None, UUID | None], Policy | None] = {}
@@ -248,6 +250,12 @@ class Indexes:
         else:
             _PUT[change.table](self, change.image, version)
 
+    def put_all(self, table: str, images: Iterable[Image]) -> None:
+        """Put rows in their new places that are as of this version."""
+        put, version = _PUT[table], self.version
+        for image in images:
+            put(self, image, version)
+
     def _put_offer(self, image: Image, version: int) -> None:
         self.offers[image["id"]] = read_offer(image)
 
@@ -268,18 +276,29 @@ class Indexes:
         self._belong(buyer_id, None)
 
     def _belong(self, buyer_id: UUID, buyer: Buyer | None) -> None:
-        for enrollment in self._enrollments_of.get(buyer_id, {}).values():
+        for enrollment in self._enrollments_of.get(buyer_id, ()):
             enrollment.belong_to(buyer)
 
     def _put_enrollment(self, image: Image, version: int) -> None:
         enrollment = Enrollment(image, self.buyers.get(image["buyer_id"]), version)
-        buyer_id, offer_id = enrollment.buyer_id, enrollment.offer_id
-        of_offer = self.enrollments.setdefault(offer_id, {})
+        buyer_id, offer = enrollment.buyer_id, self.offers.get(enrollment.offer_id)
+        if offer is not None:
+            enrollment.offer_id = offer.id  # one object for each offer, not for each row
+        offer_id = enrollment.offer_id
+        of_offer = self.enrollments.get(offer_id)
+        if of_offer is None:
+            of_offer = self.enrollments[offer_id] = {}
         before = of_offer.get(buyer_id)
-        if before is not None and enrollment.counts_like(before):
-            enrollment.changed = before.changed
         of_offer[buyer_id] = enrollment
-        self._enrollments_of.setdefault(buyer_id, {})[offer_id] = enrollment
+        of_buyer = self._enrollments_of.get(buyer_id)
+        if of_buyer is None:
+            of_buyer = self._enrollments_of[buyer_id] = []
+        if before is None:
+            of_buyer.append(enrollment)
+        else:
+            of_buyer[of_buyer.index(before)] = enrollment
+            if enrollment.counts_like(before):
+                enrollment.changed = before.changed
         for market in self._markets_with_cells.get(offer_id, ()):
             if (number := market.numbers.get(buyer_id)) is not None:
                 market.found.clear()
@@ -287,9 +306,10 @@ class Indexes:
 
     def _drop_enrollment(self, key: str) -> None:
         buyer_id, offer_id = map(UUID, key.split(":"))
-        if not self._enrollments_of.get(buyer_id, {}).pop(offer_id, None):
+        gone = self.enrollments.get(offer_id, {}).pop(buyer_id, None)
+        if gone is None:
             return
-        del self.enrollments[offer_id][buyer_id]
+        self._enrollments_of[buyer_id].remove(gone)
         for market in self._markets_with_cells.get(offer_id, ()):
             if (number := market.numbers.get(buyer_id)) is not None:
                 market.found.clear()
@@ -300,6 +320,18 @@ class Indexes:
         if area is None:
             self._drop_area(image["id"])
             return
+        market, place = self.place(area)
+        number = market.numbers.get(area.buyer_id)
+        if number is None:
+            number = self.enter(market, area.buyer_id)
+        former = self.areas.put(image["id"], place, number)
+        if former != (place, number):
+            market.add(place, number)
+            if former is not None:
+                self._leave(former)
+
+    def place(self, area: Area) -> tuple[Market, Place]:
+        """Where an area counts; made, if nothing counts there yet."""
         market = self.markets.get(area.market_id)
         if market is None:
             market = self.markets[area.market_id] = Market(area.market_id)
@@ -307,22 +339,15 @@ class Indexes:
         if place is None:
             place = self.areas.found(market.id, area.scope, area.value, market.buyers)
             market.places[area.scope][area.value] = place
-        number = market.numbers.get(area.buyer_id)
-        if number is None:
-            number = self._enter(market, area.buyer_id)
-        former = self.areas.put(image["id"], place, number)
-        if former != (place, number):
-            market.add(place, number)
-            if former is not None:
-                self._leave(former)
+        return market, place
 
-    def _enter(self, market: Market, buyer_id: UUID) -> int:
+    def enter(self, market: Market, buyer_id: UUID) -> int:
         """Give a buyer that is new in a market its number there."""
         known = self.buyers.get(buyer_id)
         number = market.enter(buyer_id if known is None else known.id)  # one object for each buyer, not for each row
         if market.cells:
-            for offer_id, enrollment in self._enrollments_of.get(buyer_id, {}).items():
-                if cell := market.cells.get(offer_id):
+            for enrollment in self._enrollments_of.get(buyer_id, ()):
+                if cell := market.cells.get(enrollment.offer_id):
                     cell.put(number, enrollment)
         return number
 

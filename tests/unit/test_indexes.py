@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pointsman.cache import collector
 from pointsman.cache import indexes as indexes_module
 from pointsman.cache.indexes import TABLES, Change, Indexes
+from pointsman.cache.loading import Loading
 from pointsman.engine.configuration import Buyer, Enrollment
 
 from .chance import BUYERS, CITIES, MAKERS, POSTAL_CODES
@@ -96,6 +97,23 @@ def rebuilt(rows: Mapping[tuple[str, str], Image]) -> Indexes:
     return make_indexes((table, image) for (table, _), image in rows.items())
 
 
+def loaded(rows: Mapping[tuple[str, str], Image]) -> Indexes:
+    """Indexes as the feed makes them: table after table, some rows at a time, areas as their statement gives them."""
+    loading = Loading(1, TOKEN)
+    for table in TABLES:
+        images = [image for (of_table, _), image in rows.items() if of_table == table]
+        if table == "buyer_service_areas":
+            images = [as_loaded(image) for image in images if image["is_active"]]
+        for start in range(0, len(images), 3):
+            loading.put(table, images[start : start + 3])
+    return loading.indexes
+
+
+def as_loaded(area: Image) -> Any:
+    ids = [None if area[column] is None else area[column].bytes for column in ("id", "buyer_id", "market_id")]
+    return (*ids, area["scope"], area["value"])
+
+
 def a_change(rng: Random, rows: dict[tuple[str, str], Image]) -> Change:
     """A row that comes, changes, or goes, mostly one that stands; `rows` is kept in step."""
     table = rng.choice((*TABLES, "buyer_service_areas", "buyer_offers", "buyers"))
@@ -124,10 +142,11 @@ def run(rng: Random, changes: int) -> None:
         if rng.random() < 0.5:  # cells are built by the first lead and kept from then on
             lead = rng.choice(LEADS)
             assert answers(indexes, lead) == answers(rebuilt(rows), lead)
-    fresh = rebuilt(rows)
-    assert fresh.sizes() == indexes.sizes()
-    for lead in LEADS:
-        assert answers(fresh, lead) == answers(indexes, lead)
+    for fresh in (rebuilt(rows), loaded(rows)):
+        assert fresh.sizes() == indexes.sizes()
+        assert fresh.areas == indexes.areas
+        for lead in LEADS:
+            assert answers(fresh, lead) == answers(indexes, lead)
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -149,6 +168,21 @@ def test_all_that_goes_leaves_nothing():
         indexes.covering(rng.choice(LEADS))
     for table, key in list(rows):
         indexes.apply(Change(table, key, None), 301)
+    assert {0} == set(indexes.sizes().values())
+    for lead in LEADS:
+        assert answers(Indexes(0, TOKEN), lead) == answers(indexes, lead)
+
+
+def test_all_that_was_loaded_can_go():
+    rng, rows = Random(1), {}
+    for table in TABLES * 50:
+        image = MAKERS[table](rng)
+        rows[table, key_of(table, image)] = image
+    indexes = loaded(rows)
+    assert 0 not in indexes.sizes().values()
+    for table, key in rows:
+        indexes.apply(Change(table, key, None), 2)
+        indexes.covering(rng.choice(LEADS))
     assert {0} == set(indexes.sizes().values())
     for lead in LEADS:
         assert answers(Indexes(0, TOKEN), lead) == answers(indexes, lead)

@@ -1,0 +1,79 @@
+"""New indexes out of the tables: the same as rows put in one by one make, in a third of the time."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+from pyroaring import BitMap
+
+from pointsman.cache.areas import Place
+from pointsman.cache.indexes import Indexes, Market
+from pointsman.engine.configuration import NOBODY, read_area
+
+AreaRow = tuple[bytes, bytes | None, bytes | None, str | None, str | None]
+"""Of an active area: id, buyer, market, scope and value. Bytes are hashed in a fifth of the time that ids take."""
+
+
+class _Known(NamedTuple):
+    """What areas of one market, scope and value have in common."""
+
+    place: Place
+    ordinal: int
+    holders: BitMap
+    counts: array[int]
+    market: Market
+    numbers: dict[bytes, int]
+
+
+class Loading:
+    """Indexes at one version while rows come in, each table's after those that it names.
+
+    Areas are most of the rows, and nearly each of them names a buyer and a place that others have named before: so what
+    ids and texts mean is looked up once for all of these.
+    """
+
+    def __init__(self, version: int, token: UUID) -> None:
+        self.indexes = Indexes(version, token)
+        self._known: dict[tuple[bytes | None, str | None, str | None], _Known | None] = {}
+        self._numbers: dict[UUID, dict[bytes, int]] = {}  # by market and buyer
+
+    def put(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take rows in as the statement that loads their table gives them."""
+        if table == "buyer_service_areas":
+            self._put_areas(cast("Iterable[AreaRow]", rows))
+        else:
+            self.indexes.put_all(table, rows)
+
+    def _put_areas(self, rows: Iterable[AreaRow]) -> None:
+        known, put = self._known, self.indexes.areas.put_at
+        for area_id, buyer_id, market_id, scope, value in rows:
+            try:
+                found = known[market_id, scope, value]
+            except KeyError:
+                found = known[market_id, scope, value] = self._look_up(market_id, scope, value)
+            if found is None or buyer_id is None:
+                continue
+            place, ordinal, holders, counts, market, numbers = found
+            number = numbers.get(buyer_id)
+            if number is None:
+                number = numbers[buyer_id] = self.indexes.enter(market, UUID(bytes=buyer_id))
+            put(area_id, ordinal, number)
+            counts[number] += 1
+            if number in holders:
+                place.add(number)
+            else:
+                holders.add(number)
+
+    def _look_up(self, market_id: bytes | None, scope: str | None, value: str | None) -> _Known | None:
+        """None where areas cover nothing."""
+        market = None if market_id is None else UUID(bytes=market_id)
+        image = {"buyer_id": NOBODY, "market_id": market, "scope": scope, "value": value, "is_active": True}
+        area = read_area(image)
+        if area is None:
+            return None
+        found, place = self.indexes.place(area)
+        numbers = self._numbers.setdefault(found.id, {})
+        return _Known(place, place.ordinal, place.holders, found.areas[place.scope], found, numbers)
