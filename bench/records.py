@@ -1,10 +1,12 @@
-"""What the record of a decision costs: bytes on disk, microseconds to write it, and the rate of its replay.
+"""What the record of a decision costs: bytes on disk, its share of the claim, and the rate of its replay.
 
     python -m bench.records [--dsn DSN] [--leads N] [--jobs N] [--json]
 
 Twenty offers with the same twenty buyers, all of whom cover every lead and are equal up to their turn; the leads come
-to the offers in turn. Each strategy is measured without caps and with all four caps of every buyer set. Without `--dsn`
-it uses the embedded PostgreSQL.
+to the offers in turn. Each strategy is measured without caps and with all four caps of every buyer set. What the record
+adds to a claim is the difference that it makes to the processor time of the router's backends, in batches of 50 and of
+lone leads, when claims that write records and claims that do not take turns; so the server must be on this machine.
+Without `--dsn` it is the embedded PostgreSQL.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import tempfile
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -32,23 +37,21 @@ MARKET, VERTICAL = uuid4(), uuid4()
 STRATEGIES = ("priority", "rotation", "weighted")
 CAP = 1_000_000
 
-WRITTEN = 5_000
-WRITING = f"""
-do $$
-declare
-  d pointsman.decisions;
-  head bytea := (select string_agg(int8send(0), '') from generate_series(1, 36));
-  began timestamptz := clock_timestamp();
-begin
-  for d in select * from pointsman.decisions limit {WRITTEN} loop
-    d.id := nextval('pointsman.decisions_id_seq');
-    d.digest := substring(sha256(head || d.state) for 16);
-    insert into pointsman.decisions select d.*;
-  end loop;
-  perform set_config('bench.seconds', extract(epoch from clock_timestamp() - began)::text, false);
-end $$;
-"""
-"""Records hashed and written one by one, as the claim does, from records that are there."""
+TURNS, TURN = 8, 500
+"""Rounds, and leads of a round, in which claims with and without their records take turns."""
+RECORDS = (
+    (
+        "pointsman.claim_1",
+        re.compile(r"insert into pointsman\.decisions \(.*order by y\.d;", re.DOTALL),
+        "null;",
+    ),
+    (
+        "pointsman.claim_one_1",
+        re.compile(r"insert into pointsman\.decisions \(.*p_state, p_digest\n(.*?)returning id into done;", re.DOTALL),
+        r"select nextval('pointsman.decisions_id_seq') into done \1;",
+    ),
+)
+"""The claim's functions, where in them the record is written, and what stands there if it is not."""
 
 
 async def fresh_database(server: str) -> str:
@@ -104,11 +107,58 @@ async def fill(connection: asyncpg.Connection, strategy: str, caps: bool, count:
     return leads
 
 
+async def claims(connection: asyncpg.Connection, with_records: bool, sources: dict[str, str]) -> None:
+    """Put the claim's functions in place, as they are or writing no records."""
+    for name, record, instead in RECORDS:
+        source = sources[name]
+        if not with_records:
+            source, found = record.subn(instead, source)
+            assert found == 1, f"{name} writes its record in another form"
+        await connection.execute(source)
+
+
+def ran_for(pid: int) -> int:
+    """Nanoseconds for which a process of this machine has run."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0])
+
+
+async def processor_time(connection: asyncpg.Connection) -> int:
+    """Nanoseconds for which the router's backends have run, on this machine."""
+    pids = await connection.fetch(
+        "select pid from pg_stat_activity where datname = current_database() and application_name = 'pointsman'"
+    )
+    return sum(ran_for(row["pid"]) for row in pids)
+
+
+async def cost_of_claims(
+    dsn: str, connection: asyncpg.Connection, leads: list[UUID], at_once: int
+) -> dict[bool, float]:
+    """Microseconds of the server's processor a lead, with its record and without, medians of rounds in turn."""
+    sources = {
+        name: await connection.fetchval("select pg_get_functiondef(to_regproc($1))", name) for name, _, _ in RECORDS
+    }
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    ahead = iter(leads)
+    async with Router.open(dsn) as router:
+        for number in range(-2, 2 * TURNS):
+            with_records = number % 2 == 0
+            await claims(connection, with_records, sources)
+            before = await processor_time(connection)
+            for _ in range(TURN // at_once):
+                answers = await router.route_many(list(islice(ahead, at_once)))
+                assert all(isinstance(answer, Outcome) and answer.buyer_id for answer in answers)
+            if number >= 0:  # plans are made in the first two
+                spent[with_records].append((await processor_time(connection) - before) / TURN / 1_000)
+    await claims(connection, True, sources)
+    return {with_records: median(rounds) for with_records, rounds in spent.items()}
+
+
 async def measure(server: str, strategy: str, caps: bool, count: int, jobs: int) -> dict[str, Any]:
     """The figures of one strategy."""
     dsn = await fresh_database(server)
     connection = await asyncpg.connect(dsn)
-    leads = await fill(connection, strategy, caps, count)
+    in_turn = TURN * 2 * (TURNS + 1)
+    leads = await fill(connection, strategy, caps, count + 2 * in_turn)
     async with Router.open(dsn) as router:
         for place in range(0, count, BATCH):
             answers = await router.route_many(leads[place : place + BATCH])
@@ -120,8 +170,8 @@ async def measure(server: str, strategy: str, caps: bool, count: int, jobs: int)
     )
     report = await replay(dsn, jobs=jobs)
     assert report.same_version.equal == count
-    await connection.execute(WRITING)
-    seconds = float(await connection.fetchval("select current_setting('bench.seconds')"))
+    batched = await cost_of_claims(dsn, connection, leads[count : count + in_turn], BATCH)
+    alone = await cost_of_claims(dsn, connection, leads[count + in_turn :], 1)
     await connection.close()
     return {
         "strategy": strategy,
@@ -130,7 +180,10 @@ async def measure(server: str, strategy: str, caps: bool, count: int, jobs: int)
         "index bytes": round(indexes / count),
         "bytes": round((heap + indexes) / count),
         "state bytes": round(float(state)),
-        "writing µs": round(seconds / WRITTEN * 1e6, 1),
+        "batched µs": round(batched[True]),
+        "its record": round(batched[True] - batched[False]),
+        "alone µs": round(alone[True]),
+        "the record": round(alone[True] - alone[False]),
         "replay /s": round(report.rate),
     }
 
