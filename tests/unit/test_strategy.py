@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from decimal import Context, Decimal
 from itertools import permutations
-from math import sqrt
+from math import log, sqrt
 
 import pytest
 from hypothesis import example, given
@@ -186,7 +186,42 @@ def test_a_lead_hash_has_sixteen_digits():
     assert ("0", 16) == (ranked.lead_hash[0], len(ranked.lead_hash))
 
 
+def test_blake2b_is_that_of_rfc_7693():
+    """Its appendices A (BLAKE2b-512 of `abc`) and E (one hash over hashes of many lengths, keyed and not)."""
+    abc = (
+        "ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d1"
+        "7d87c5392aab792dc252d5de4533cc9518d38aa8dbf1925ab92386edd4009923"
+    )
+    assert abc == hashlib.blake2b(b"abc").hexdigest()
+    over_all = hashlib.blake2b(digest_size=32)
+    for size in (20, 32, 48, 64):
+        for length in (0, 3, 128, 129, 255, 1024):
+            message, key = of_appendix_e(length), of_appendix_e(size)
+            over_all.update(hashlib.blake2b(message, digest_size=size).digest())
+            over_all.update(hashlib.blake2b(message, digest_size=size, key=key).digest())
+    assert "c23a7800d98123bd10f506c61e29da5603d763b8bbad2e737f5e765a7bccd475" == over_all.hexdigest()
+
+
+def of_appendix_e(length: int) -> bytes:
+    """The deterministic sequence of RFC 7693, appendix E (`selftest_seq`), whose seed is its length."""
+    one, two, found = 0xDEAD4BAD * length & 0xFFFFFFFF, 1, bytearray()
+    for _ in range(length):
+        one, two = two, (one + two) & 0xFFFFFFFF
+        found.append(two >> 24)
+    return bytes(found)
+
+
 # scores
+
+
+def test_the_first_by_score_is_the_first_by_the_published_formula():
+    """Score = -w / ln(u), largest first, as Wikipedia's `Rendezvous hashing` has it; floats tell these apart."""
+    weights = {1: 100, 2: 200, 3: 300}
+    for lead in range(2_000):
+        hashes = {number: lead_hash(uid(7, lead), buyer_id(number), b"") for number in weights}
+        published = {number: weights[number] / -log((n + 0.5) / 2**64) for number, n in hashes.items()}
+        ours = {number: Score(n, weights[number]) for number, n in hashes.items()}
+        assert max(published, key=published.__getitem__) == min(ours, key=ours.__getitem__)
 
 
 @pytest.mark.parametrize("n", [0, 1, 511, 512, 1023, 1024, 2**40, 2**63 - 1, 2**63, 2**63 + 1, LARGEST - 1, LARGEST])
@@ -288,6 +323,7 @@ def chosen(weights: dict[int, int], leads: int, salt: bytes = b"") -> list[int]:
 
 
 def test_shares_follow_the_weights():
+    """As Schindelhauer and Schomaker 2005 prove of their logarithmic method: the share of i is w_i / sum(w)."""
     weights = {1: 1, 2: 2, 3: 3, 4: 10}
     counts = Counter(chosen(weights, LEADS))
     for number, weight in weights.items():

@@ -316,9 +316,28 @@ def test_hour_windows_follow_the_local_clock(name: str, moment: str, expected: t
             ("1867-10-18T09:01:13", "1867-10-20T09:01:13"),
             id="a date lived twice is one day",
         ),
+        pytest.param(
+            "Antarctica/Vostok", "1994-01-31T20:00:00", ("1994-01-30T17:00:00", "1994-02-01T00:00:00"), id="31 hours"
+        ),
+        pytest.param(
+            "Antarctica/Vostok", "1994-11-01T12:00:00", ("1994-11-01T00:00:00", "1994-11-01T17:00:00"), id="17 hours"
+        ),
+        pytest.param(
+            "Antarctica/Vostok", "2023-12-17T22:00:00", ("2023-12-17T17:00:00", "2023-12-18T19:00:00"), id="26 hours"
+        ),
+        pytest.param(
+            "Antarctica/Casey", "2009-10-17T20:00:00", ("2009-10-17T16:00:00", "2009-10-18T13:00:00"), id="21 hours"
+        ),
     ],
 )
 def test_day_windows_follow_the_local_calendar(name: str, moment: str, expected: tuple[str, str]) -> None:
+    """By the rules of the tz database, worked out by hand from its source.
+
+    Files `northamerica` (New_York, Havana, St_Johns, Sitka: 1867 and the date line), `southamerica` (Sao_Paulo),
+    `australasia` (Apia's missing 30 December 2011, Kwajalein's 21 August 1993), `asia` (Manila, 1844) and `antarctica`:
+    Vostok was at +07 until February 1994, at 0 until November, at +07 again, and is at +05 since 18 December 2023,
+    2:00; Casey went from +08 to +11 on 18 October 2009, 2:00.
+    """
     assert expected == span(named(name).day(at(moment)))
 
 
