@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from bench.figures import Figures
-from bench.memory import NOW, changes, cold_microseconds, decider, freeze, leads_with, load, spans
+from bench.memory import NOW, cold_microseconds, decider, freeze, leads_with, load, spans
 from bench.workloads import OURS
 from bench.worlds import BenchWorld, Form
 from pointsman.cache.indexes import Indexes
@@ -123,7 +123,7 @@ def measure_rule_engines(figures: Figures, rounds: int) -> None:
     for name, is_eligible in engines.items():
         assert expected == [first(rows, is_eligible) for rows in questions], name
     world = BenchWorld(Form(10_000))
-    indexes = load(changes(world))
+    indexes = load(world)
     at, state = micros(NOW), State()
     given = [(lead, Given(indexes, lead)) for lead in leads_with(indexes, world, ROWS, QUESTIONS)]
     for _ in range(rounds):
@@ -164,7 +164,7 @@ def _rows(dice: Random) -> list[Row]:
 def measure_sqlite(figures: Figures, rounds: int, buyers: int) -> None:
     """The whole question to SQLite with the tables in its memory, at full size; winners are checked."""
     world = BenchWorld(Form(buyers))
-    indexes = load(changes(world))
+    indexes = load(world)
     freeze()
     database = _sqlite(world, indexes)
     leads = leads_with(indexes, world, 16, 400)

@@ -172,3 +172,5 @@ def _loading(figures: Figures) -> Iterator[Goal]:
     size = "100,000 buyers"
     yield Goal(f"loading {size} without the database", (FROM_MEMORY, size, "seconds"), at_most=1.5, unit="s")
     yield Goal(f"indexes of {size}", ("size", size, "bytes_a_row"), at_most=60, unit="bytes a row")
+    yield Goal(f"indexes of {size}, an area", ("size", size, "bytes_an_area"), at_most=60, unit="bytes")
+    yield Goal(f"indexes of {size}, an enrollment", ("size", size, "bytes_an_enrollment"), unit="bytes")

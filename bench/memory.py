@@ -6,23 +6,30 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import chain, product
+from itertools import islice, product
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from time import perf_counter, perf_counter_ns
 from typing import Any
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
+
 from bench.figures import Figures
 from bench.worlds import ENROLLMENTS, FEWEST_OFFERS, BenchWorld, Form
+from pointsman.cache.collector import paused
+from pointsman.cache.feed import SLICE_ROWS
 from pointsman.cache.indexes import Change, Indexes
+from pointsman.cache.loading import Loading
 from pointsman.engine import record
 from pointsman.engine.capacity import State
 from pointsman.engine.decide import Decision, decide
 from pointsman.model import Lead, micros
 from pointsman.store import Version
+from pointsman.world import ServiceArea
 
 VERSION = Version(1, UUID(int=1))
 NOW = datetime(2026, 6, 10, 17, 0, tzinfo=UTC)
@@ -34,12 +41,18 @@ DRAWS = 40
 """How often 5,000 leads are looked at to find those."""
 FROM_MEMORY, ONE_AREA = "loading from memory", "one area changed"
 
+Table = tuple[str, Iterable[Any]]
+"""A name and the rows of a world."""
+
 _INSTANTS = (("enrolled_at", "created_at"), ("valid_from", "valid_from"), ("valid_to", "valid_to"))
 
 
 def image(row: Any) -> dict[str, Any]:
-    """The image that the triggers would write of a row of a world."""
-    columns: dict[str, Any] = row._asdict()
+    """The image of a row of a world as the database gives it: ids are the driver's, another object each time."""
+    columns: dict[str, Any] = {
+        column: pgproto.UUID(value.bytes) if isinstance(value, UUID) else value
+        for column, value in row._asdict().items()
+    }
     if "balance" in columns:
         floor = columns["min_balance"]
         columns["funded"] = floor is None or columns["balance"] >= floor
@@ -49,24 +62,37 @@ def image(row: Any) -> dict[str, Any]:
     return columns
 
 
-def changes(world: BenchWorld) -> Iterable[Change]:
-    """Every row of the world as the cache reads it, areas last."""
-    tables: tuple[tuple[str, Iterable[Any]], ...] = (
+def tables(world: BenchWorld) -> list[Table]:
+    """The tables of a world in the order of loading, areas by their ids."""
+    return [
         ("offers", (*world.offers, world.hot_offer)),
         ("buyers", world.buyers()),
         ("buyer_offers", world.enrollments()),
+        ("buyer_service_areas", sorted(world.areas(), key=attrgetter("id"))),
         ("routing_policies", world.policies),
-        ("buyer_service_areas", world.areas()),
-    )
-    return chain.from_iterable((Change(table, "", image(row)) for row in rows) for table, rows in tables)
+    ]
 
 
-def load(rows: Iterable[Change]) -> Indexes:
-    """Indexes of these rows."""
-    indexes = Indexes(*VERSION)
-    for change in rows:
-        indexes.apply(change, VERSION.number)
-    return indexes
+def slices(name: str, rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """A table's rows as its statement gives them, some at a time, made just before."""
+    rows = iter(rows)
+    made = area_as_loaded if name == "buyer_service_areas" else image
+    while part := [made(row) for row in islice(rows, SLICE_ROWS)]:
+        yield part
+
+
+def area_as_loaded(row: ServiceArea) -> tuple[Any, ...]:
+    """An area as it is loaded; all of a world's are active."""
+    return row.id.bytes, row.buyer_id.bytes, row.market_id.bytes, row.scope, row.value
+
+
+def load(world: BenchWorld) -> Indexes:
+    """The indexes of a world."""
+    loading = Loading(*VERSION)
+    for name, rows in tables(world):
+        for part in slices(name, rows):
+            loading.put(name, part)
+    return loading.indexes
 
 
 def set_strategy(indexes: Indexes, world: BenchWorld, strategy: str) -> None:
@@ -129,7 +155,7 @@ def measure_decisions(figures: Figures, rounds: int, buyers: int) -> None:
     """Decisions by strategy and number of candidates: cold, each lead another offer and place; hot, one lead again."""
     for numbers, offers in (((1, 16), 0), ((128,), FEWEST_OFFERS)):
         world = BenchWorld(Form(buyers, offers=offers))
-        indexes = load(changes(world))
+        indexes = load(world)
         samples = {number: leads_with(indexes, world, number) for number in numbers}
         freeze()
         for strategy, (number, leads) in product(STRATEGIES, samples.items()):
@@ -164,15 +190,23 @@ def measure_growth(figures: Figures, rounds: int, sizes: Sequence[int]) -> None:
 def measure_size(figures: Figures, rounds: int, buyers: int) -> None:
     """One size, in this process."""
     world, name = BenchWorld(Form(buyers)), f"{buyers:,} buyers"
-    next(world.areas())  # the map and the lists that the world is made from are no part of the indexes
+    given = tables(world)  # what the world is made from, and its areas in their order, are no part of the indexes
     gc.collect()
     gc.disable()
-    before = _resident()
-    indexes = load(changes(world))
-    weight = _resident() - before
+    loading = Loading(*VERSION)
+    weights = {table: _weight(loading, table, rows) for table, rows in given}
     gc.enable()
-    rows = len(indexes.areas) + (1 + ENROLLMENTS) * buyers
-    figures.note("size", name, bytes_a_row=weight / rows)
+    indexes = loading.indexes
+    areas, enrollments = len(indexes.areas), ENROLLMENTS * buyers
+    figures.note(
+        "size",
+        name,
+        bytes_a_row=sum(weights.values()) / (areas + enrollments + buyers),
+        bytes_an_area=weights["buyer_service_areas"] / areas,
+        bytes_an_enrollment=weights["buyer_offers"] / enrollments,
+        bytes_a_buyer=weights["buyers"] / buyers,
+    )
+    del given, loading
     figures.note("full collection", name, as_is=_collection())
     freeze()
     figures.note("full collection", name, frozen=_collection())
@@ -183,23 +217,34 @@ def measure_size(figures: Figures, rounds: int, buyers: int) -> None:
     gc.unfreeze()
 
 
+def _weight(loading: Loading, table: str, rows: Iterable[Any]) -> int:
+    """Bytes that a table takes once it is loaded."""
+    before = _resident()
+    for part in slices(table, rows):
+        loading.put(table, part)
+    return _resident() - before
+
+
 def measure_load(figures: Figures, rounds: int, buyers: int) -> None:
-    """Indexes of rows that are in memory already, as a driver would hand them over."""
-    rows = list(changes(BenchWorld(Form(buyers))))
+    """Indexes of rows as the driver hands them over, which is not counted in."""
+    given = [(table, list(rows)) for table, rows in tables(BenchWorld(Form(buyers)))]
     freeze()
     for _ in range(rounds):
-        began = perf_counter()
-        gc.disable()
-        load(rows)
-        gc.enable()
-        figures.note(FROM_MEMORY, f"{buyers:,} buyers", seconds=perf_counter() - began)
+        seconds, loading = 0.0, Loading(*VERSION)
+        with paused():
+            for table, rows in given:
+                for part in slices(table, rows):
+                    began = perf_counter()
+                    loading.put(table, part)
+                    seconds += perf_counter() - began
+        figures.note(FROM_MEMORY, f"{buyers:,} buyers", seconds=seconds)
     gc.unfreeze()
 
 
 def measure_changes(figures: Figures, rounds: int) -> None:
     """One row taken out and put in: any area, and one under a key with 10,000 buyers."""
     world = BenchWorld(Form(10_000))
-    indexes = load(changes(world))
+    indexes = load(world)
     freeze()
     areas = [image(row) for row in world.more_areas(20_000)]
     crowded = [area | {"market_id": areas[0]["market_id"], "value": "CROWD"} for area in areas[:10_000]]
