@@ -68,7 +68,7 @@ def tables(world: BenchWorld) -> list[Table]:
         ("offers", (*world.offers, world.hot_offer)),
         ("buyers", world.buyers()),
         ("buyer_offers", world.enrollments()),
-        ("buyer_service_areas", sorted(world.areas(), key=attrgetter("id"))),
+        ("buyer_service_areas", sorted(world.areas(), key=attrgetter("id.int"))),
         ("routing_policies", world.policies),
     ]
 

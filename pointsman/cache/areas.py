@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
@@ -49,6 +49,10 @@ class Place:
             self._repeated = None
 
 
+Record = tuple[bytes, int, int]
+"""Id, the place's ordinal, the buyer's number in the place's market."""
+
+
 class Spot(NamedTuple):
     """Where an area counts: in a place, for the buyer with this number in the place's market."""
 
@@ -79,9 +83,28 @@ class Areas(Mapping[UUID, Area]):
             raise KeyError(area_id)
         return self._area(*pair)
 
-    def rows(self) -> Iterator[tuple[bytes, Area]]:
-        """Ids as bytes, and the areas, in the order of ids."""
-        return ((key, self._area(ordinal, number)) for key, ordinal, number in self._spots)
+    def records(self) -> Iterator[Record]:
+        """The areas in the order of ids, as they are kept here."""
+        return iter(self._spots)
+
+    def comparison(self, other: Areas) -> Callable[[Record, Record], bool]:
+        """Whether a record from here and one from `other` say the same of where an area counts."""
+        here, there = self._places, other._places
+        twins: dict[tuple[UUID, str, str | None], int] = {
+            (place.market_id, place.scope, place.value): place.ordinal for place in there if place is not None
+        }
+        twin = [-1 if p is None else twins.get((p.market_id, p.scope, p.value), -1) for p in here]
+
+        def is_same(mine: Record, others: Record) -> bool:
+            (_, ordinal, number), (_, other_ordinal, other_number) = mine, others
+            if twin[ordinal] != other_ordinal:
+                return False
+            one, other = here[ordinal], there[other_ordinal]
+            assert one is not None
+            assert other is not None
+            return one.buyers[number] == other.buyers[other_number]
+
+        return is_same
 
     def put(self, area_id: UUID, place: Place, number: int) -> Spot | None:
         """Note where an area counts; where it did so far, None if it is new."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pyroaring import BitMap
@@ -240,6 +240,13 @@ class Indexes:
             "exclusivities": len(self.exclusivity_rows),
             "policies": len(self.policies),
         }
+
+    def parts(self) -> Iterator[dict[Any, Any]]:
+        """The mappings that hold most of what is here; whoever empties them has done with the indexes."""
+        yield self._enrollments_of
+        yield from self.enrollments.values()
+        yield from (market.numbers for market in self.markets.values())
+        yield self.buyers
 
     # how it changes
 
