@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,8 +20,9 @@ import pytest
 from pointsman import Router
 from pointsman.errors import Busy, HistoryPruned
 from pointsman.history import History
-from pointsman.prune import Pruned, TooYoung, _Pruning, prune
+from pointsman.prune import Pruned, TooYoung, prune
 from pointsman.replay import replay
+from pointsman.store import connect
 from tests.builders import (
     enroll,
     make_area,
@@ -29,7 +34,7 @@ from tests.builders import (
     rules,
 )
 from tests.invariants import violations
-from tests.stage import another, codes, set_clock, version
+from tests.stage import another, codes, kinds, set_clock, version
 
 LONG_AGO = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)
 NOW = LONG_AGO + timedelta(days=10)
@@ -251,38 +256,91 @@ class Stopped(Exception):
     """Where a test breaks a run off."""
 
 
+Statement = Coroutine[Any, Any, Any]
+
+
+class Watched:
+    """A connection on which something happens around each statement of a prune."""
+
+    def __init__(self, connection: asyncpg.Connection, around: Callable[[Statement], Statement]) -> None:
+        self._connection = connection
+        self._around = around
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._connection, name)
+        if name not in ("execute", "fetch", "fetchrow", "fetchval"):
+            return method
+        return lambda *arguments: self._around(method(*arguments))
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, around: Callable[[asyncpg.Connection, Statement], Any]) -> None:
+    """Let `around` run every statement of the prunes to come, each two rows at a time."""
+
+    async def watched(*where: Any) -> Any:
+        connection = await connect(*where)
+        return Watched(connection, partial(around, connection))
+
+    monkeypatch.setattr("pointsman.prune.SLICE", 2)
+    monkeypatch.setattr("pointsman.prune.connect", watched)
+
+
 async def test_may_break_off_anywhere_and_be_run_again(
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await live(database, connection)
-    monkeypatch.setattr("pointsman.prune.SLICE", 2)
-    execute = _Pruning._execute
-    stops = 0
+    left = 0
+
+    async def run(_: asyncpg.Connection, statement: Statement) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            statement.close()
+            raise Stopped
+        return await statement
+
+    watch(monkeypatch, run)
     finished: Pruned | None = None
-    while finished is None:
-        left = [3 + stops % 4]
-
-        async def stopping(self: _Pruning, statement: str, *arguments: Any, left: list[int] = left) -> int:
-            left[0] -= 1
-            if not left[0]:
-                raise Stopped
-            return await execute(self, statement, *arguments)
-
-        # with ever longer runs, since what an image has must be written anew each time
-        left[0] += stops
-        monkeypatch.setattr(_Pruning, "_execute", stopping)
-        try:
+    for stop in count(1):  # with ever longer runs, since what an image has must be written anew each time
+        left = stop
+        with suppress(Stopped):
             finished = await prune(database, days=DAYS)
-        except Stopped:
-            stops += 1
         report = await replay(database)
         assert (0, 0) == (report.same_version.different, report.pruned)
         assert [] == await violations(connection)
-    assert stops > 5
+        if finished is not None:
+            break
+    assert stop > 10
     assert 5 == report.same_version.equal
     assert 1 == (await numbers(connection))[2]
     duplicates = "select rel, key from pointsman.config_log where op = 'b' group by 1, 2 having count(*) > 1"
     assert [] == await connection.fetch(duplicates)
+
+
+async def test_leads_are_routed_while_any_statement_holds_its_locks(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads = await live(database, connection)
+    offer = await connection.fetchval("select offer_id from leads where id = $1", leads[0])
+    await connection.execute("update buyer_offers set daily_cap = 1000")
+    await connection.execute("update buyers set hourly_cap = 1000")
+    routed = 0
+    async with Router.open(database) as router:
+
+        async def run(pruning: asyncpg.Connection, statement: Statement) -> Any:
+            nonlocal routed
+            async with pruning.transaction():
+                answer = await statement
+                alone = await router.route(await make_lead(connection, offer))
+                batch = await router.route_many([await make_lead(connection, offer) for _ in range(2)])
+                assert ["routed"] * 3 == kinds([alone, *batch])
+                routed += 3
+            return answer
+
+        watch(monkeypatch, run)
+        pruned = await prune(database, days=DAYS)
+    assert pruned.decisions > 2
+    assert pruned.commits > 2
+    assert routed > 30
 
 
 async def test_nothing_old_is_nothing_to_do(database: str, connection: asyncpg.Connection) -> None:
