@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import sqrt
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -35,6 +36,12 @@ def leads(count: int, seed: int = 1) -> Iterator[Lead]:
     random = Random(seed)
     for _ in range(count):
         yield make_lead(id=UUID(int=random.getrandbits(128), version=4))
+
+
+def in_two_halves(count: int) -> Iterator[Lead]:
+    """Leads of two postal codes, by chance."""
+    random = Random(2)
+    return (lead._replace(postal_code=random.choice(["60601", "60602"])) for lead in leads(count))
 
 
 def served(world: Indexes, arrivals: Iterator[Lead], between: Callable[[int], None] = lambda turn: None) -> list[int]:
@@ -128,6 +135,22 @@ def test_a_capped_buyer_s_overflow_goes_to_the_others_by_their_weights() -> None
     assert_documented("with a daily cap of 10,000", *(order.count(number) for number in WEIGHTS), 0)
 
 
+def test_a_weighted_buyer_of_half_the_area_gets_its_share_of_that_half() -> None:
+    half = {"scope": "postal_code", "value": "60601"}
+    world = make_world(
+        *(candidate(number, weight=number, area=half if number == 4 else None) for number in WEIGHTS), rules=WEIGHTED
+    )
+    arrivals = list(in_two_halves(LEADS))
+    order = served(world, iter(arrivals))
+    within = [one for lead, one in zip(arrivals, order, strict=True) if lead.postal_code == "60601"]
+    outside = [one for lead, one in zip(arrivals, order, strict=True) if lead.postal_code != "60601"]
+    assert 4 not in outside
+    assert_binomial(within.count(4), len(within), 4 / 10)
+    for number in (1, 2, 3):
+        assert_binomial(outside.count(number), len(outside), number / 6)
+    assert_documented("buyer 4 serves half of the leads", *(order.count(number) for number in WEIGHTS), 0)
+
+
 def test_equal_ranks_share_equally_by_the_hash() -> None:
     order = served(make_world(*(candidate(number) for number in range(1, 5)), rules=EQUAL_RANKS), leads(LEADS))
     for number in range(1, 5):
@@ -172,9 +195,7 @@ def test_a_buyer_of_half_the_area_gets_its_turns_where_it_serves() -> None:
     world = make_world(
         candidate(1), candidate(2), candidate(3, area={"scope": "postal_code", "value": "60601"}), rules=ROTATION
     )
-    random = Random(2)
-    arrivals = (lead._replace(postal_code=random.choice(["60601", "60602"])) for lead in leads(10_000))
-    order = served(world, arrivals)
+    order = served(world, in_two_halves(10_000))
     counts = [order.count(number) for number in (1, 2, 3)]
     assert 2_300 < counts[2] < 2_700
     assert_documented(
@@ -194,3 +215,20 @@ def test_a_new_buyer_has_one_lead_before_the_others_and_no_more() -> None:
     assert (4, {4}) == (order[300], set(gaps(order[300:], 4)))
     assert buyer_id(4) in world.buyers
     assert_documented("a fourth joins after 300 leads", "next lead, then every 4th", "50 of the next 200")
+
+
+@pytest.mark.parametrize(
+    ("what", "first"),
+    [
+        ("all eligible", {}),
+        ("the first with a daily cap of 100", {"daily_cap": 100}),
+        ("the first serves half of the leads", {"area": {"scope": "postal_code", "value": "60601"}}),
+    ],
+)
+def test_by_priority_the_next_one_gets_what_the_first_cannot_take(what: str, first: dict[str, Any]) -> None:
+    world = make_world(
+        candidate(1, priority_rank=1, **first), candidate(2, priority_rank=2), candidate(3, priority_rank=3)
+    )
+    order = served(world, in_two_halves(1_000))
+    assert 0 == order.count(3)
+    assert_documented(what, *(order.count(number) for number in (1, 2, 3)))
