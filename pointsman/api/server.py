@@ -87,6 +87,7 @@ def serve_in_workers(listening: socket.socket, dsn: str, workers: int) -> None:
     """Serve in `workers` processes until a signal; each reads the settings, opens its router and keeps its cache."""
     os.environ[f"{PREFIX}DATABASE_URL"] = dsn  # inherited by the workers; a command line is for all to see
     multiprocess.Process = _Worker  # type: ignore[misc]  # the supervisor cannot be handed one
+    _let_workers_share(listening)
     with tempfile.TemporaryDirectory(prefix="pointsman-metrics-", ignore_cleanup_errors=True) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when the workers import prometheus-client
         config = _config("pointsman.api:from_environment", workers=workers, factory=True)
@@ -130,10 +131,40 @@ class _Worker(multiprocess.Process):
             self._server = _Server(self.config)
         return self._server
 
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run in the new process: listen where all workers do, and on a socket of its own."""
+        shared = sockets or []
+        super().target([*shared, *(own for each in shared for own in _beside(each))])
+
     def join(self) -> None:
         """Wait for its end."""
         super().join()
         mark_process_dead(self.pid)  # type: ignore[no-untyped-call]
+
+
+def _let_workers_share(listening: socket.socket) -> None:
+    """Let workers listen beside this socket. Another service still finds the port taken: it asks for it alone."""
+    if sys.platform == "linux":
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _beside(shared: socket.socket) -> list[socket.socket]:
+    """Another socket on the address of `shared`, where new connections are dealt out among all that listen there.
+
+    Of one socket, whichever worker wakes first takes all that wait: a client that opens its connections at once has
+    them all in one worker half of the time. The shared one stays for calls that come before a worker is ready; this one
+    is only bound, so it gets none before its worker has loaded the configuration and listens.
+    """
+    if sys.platform != "linux":  # others give all to the last that listens, or know nothing of it
+        return []
+    own = socket.socket(shared.family, shared.type)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a worker before may linger
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if shared.family == socket.AF_INET6:
+        only = shared.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+    own.bind(shared.getsockname())
+    return [own]
 
 
 class _Protocol(HttpToolsProtocol):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,8 @@ from tests.builders import make_candidate, make_lead, make_offer, make_policy
 from tests.http_client import assert_problem, client_of, has, listening, serving
 from tests.stage import until
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel deals connections out")
+
 
 class Slow:
     """A router whose answers come when a test lets them."""
@@ -36,6 +39,17 @@ class Slow:
         self.asked.set()
         await self.may_answer.wait()
         return Outcome(lead_id, OutcomeKind.NOT_VALIDATED, None, None, "new")
+
+
+def waiting(listening: socket.socket) -> int:
+    """How many connections wait there to be accepted; they are accepted and closed."""
+    listening.setblocking(False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listening.accept()[0].close()
+            count += 1
+    return count
 
 
 async def answer_to(service: SimpleNamespace, *parts: bytes) -> tuple[int, dict[str, str], Any]:
@@ -148,6 +162,35 @@ async def test_workers_count_together(database: str, connection: asyncpg.Connect
         if sys.platform != "win32":
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+@linux
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_connections_that_come_at_once_are_dealt_out_among_the_workers_that_listen(host: str) -> None:
+    def connect(count: int) -> None:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(shared.getsockname()[:2]))
+
+    with contextlib.ExitStack() as stack:
+        try:
+            shared = stack.enter_context(server.listen(host, 0, ()))
+        except server.CannotListen as error:
+            pytest.skip(str(error))
+        server._let_workers_share(shared)
+        (own,) = map(stack.enter_context, server._beside(shared))
+        connect(50)  # while its worker is not ready
+        own.listen(200)
+        assert 0 == waiting(own)
+        connect(100)
+        assert 0 < waiting(own) < 100
+
+
+@linux
+def test_a_port_that_workers_share_is_taken_for_every_other_service() -> None:
+    with server.listen("127.0.0.1", 0, ()) as shared:
+        server._let_workers_share(shared)
+        with pytest.raises(server.CannotListen, match="in use"):
+            server.listen("127.0.0.1", shared.getsockname()[1], ())
 
 
 # clients
