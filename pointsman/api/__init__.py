@@ -22,6 +22,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from pointsman import logs
 from pointsman.api.authentication import Allowed
@@ -29,7 +30,6 @@ from pointsman.api.calls import Calls
 from pointsman.api.openapi import with_components
 from pointsman.api.problems import add_problem_handlers
 from pointsman.api.routes import TheRouter, routes, the_router
-from pointsman.api.shortcut import Shortcut
 from pointsman.cache import collector
 from pointsman.router import Router
 from pointsman.settings import ApiKey, read_settings
@@ -52,6 +52,10 @@ def lifespan(dsn: str, **options: Any) -> Lifespan:
 
 
 class _Service(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        """FastAPI's, with our own around it; what others have added sees every call, so then there is no shortcut."""
+        return Calls(super().build_middleware_stack(), has_shortcut=not self.user_middleware)
+
     def openapi(self) -> dict[str, Any]:
         """The document of the service, with the forms of its answers by name."""
         if self.openapi_schema is None:
@@ -75,8 +79,6 @@ def create_app(router: Router | None = None, *, dsn: str = "", keys: Sequence[Ap
     )
     app.state.pointsman_router = router
     app.state.pointsman_keys = tuple(keys)
-    app.add_middleware(Shortcut)
-    app.add_middleware(Calls)  # around it
     add_problem_handlers(app)
     app.include_router(routes)
     return app

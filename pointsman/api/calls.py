@@ -8,6 +8,7 @@ from secrets import token_hex
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from pointsman.api import shortcut
 from pointsman.api.problems import SHUTTING_DOWN, problem_response
 
 REQUEST_ID = "X-Request-ID"
@@ -19,20 +20,28 @@ _USABLE = re.compile(rb"[\w.:/+=@-]{1,128}")
 
 
 class Calls:
-    """ASGI middleware: takes or makes the id of each call, binds it for the log, and returns it."""
+    """ASGI middleware around all others: takes or makes the id of each call, binds it for the log, and returns it.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    With `has_shortcut` a plain call to the hot route is answered without `app`.
+    """
+
+    def __init__(self, app: ASGIApp, *, has_shortcut: bool) -> None:
+        self.app = app  # under this name FastAPI looks for what else is in the stack
+        self._has_shortcut = has_shortcut
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         request_id = _sent(scope) or token_hex(16).encode()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
         bind_contextvars(request_id=state["request_id"])  # a call is a task of its own: nothing to take back
+        is_ending = state.get(ENDING) and scope["path"] != "/livez"
+        if self._has_shortcut and not is_ending and (plain := shortcut.plain(scope)) is not None:
+            await shortcut.answer(plain, (_HEADER, request_id), scope, receive, send)
+            return
         is_head = scope["method"] == "HEAD"
 
         async def send_named(message: Message) -> None:
@@ -45,12 +54,12 @@ class Calls:
                 message = {**message, "body": b""}
             await send(message)
 
-        if state.get(ENDING) and scope["path"] != "/livez":
+        if is_ending:
             await problem_response(SHUTTING_DOWN, "the service is ending; ask another, or again")(
                 scope, receive, send_named
             )
             return
-        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send_named)
+        await self.app({**scope, "method": "GET"} if is_head else scope, receive, send_named)
 
 
 def _sent(scope: Scope) -> bytes | None:

@@ -128,14 +128,9 @@ def http_problem(request: Request, error: HttpError) -> ProblemResponse:
     return problem_response(kind, detail, error.headers)
 
 
-def internal_problem(request: Request, _: Exception) -> ProblemResponse:
+def internal_problem(_: Request, __: Exception) -> ProblemResponse:
     """A failure of our own; what it was stands in the log and not in the answer."""
-    request_id = request.scope.get("state", {}).get("request_id")
-    return problem_response(
-        INTERNAL,
-        "something failed inside the service; its log says what",
-        request_id and {"X-Request-ID": request_id},  # this answer passes by the middleware that names all others
-    )
+    return problem_response(INTERNAL, "something failed inside the service; its log says what")
 
 
 def problem_response(

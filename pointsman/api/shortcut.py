@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import json
 import re
+from typing import NamedTuple
 from uuid import UUID
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from pointsman.api.authentication import is_plainly_allowed
-from pointsman.api.problems import pointsman_problem
+from pointsman.api.problems import ProblemResponse, internal_problem, pointsman_problem
 from pointsman.api.routes import route, routes
 from pointsman.errors import PointsmanError
 from pointsman.router import Router
 from pointsman.settings import Scope as KeyScope
 from pointsman.wire import outcome_json
+
+Header = tuple[bytes, bytes]
 
 _PLAIN = re.compile("/v1/leads/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/route")
 _ORDINARY = next(found for found in routes.routes if isinstance(found, APIRoute) and found.endpoint is route)
@@ -31,37 +34,45 @@ _written = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 """Writes as `JSONResponse` does, which makes an encoder for each answer."""
 
 
-class Shortcut:
-    """ASGI middleware: routes the lead of a plain call, and hands on all other calls."""
+class Plain(NamedTuple):
+    """A call that can be answered without the framework: which lead, as it was written, and by whom."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
-        is_post = scope["type"] == "http" and scope["method"] == "POST"
-        found = _PLAIN.fullmatch(scope["path"]) if is_post else None
-        router = None if found is None else _router_for(scope)
-        if found is None or router is None:
-            await self._app(scope, receive, send)
-            return
-        # what middleware around it may ask afterwards, for a metric or a trace of its own
-        scope.update(route=_ORDINARY, endpoint=route, path_params={"lead_id": found[1]})
-        try:
-            outcome = await router.route(UUID(found[1]))
-        except PointsmanError as error:
-            await pointsman_problem(Request(scope), error)(scope, receive, send)
-            return
-        body = _written(outcome_json(outcome)).encode()
-        headers = [(b"content-length", b"%d" % len(body)), _JSON]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    lead_id: str
+    router: Router
 
 
-def _router_for(scope: Scope) -> Router | None:
-    """The router for a call that may be made; None where the framework has a say in it."""
+def plain(scope: Scope) -> Plain | None:
+    """The call, if it is for the hot route, may be made, and the framework has no say in it."""
+    found = _PLAIN.fullmatch(scope["path"]) if scope["method"] == "POST" else None
+    if found is None:
+        return None
     app: FastAPI = scope["app"]
     if app.dependency_overrides or scope.get("fastapi.telemetry") is not None:  # FastAPI's spans name the route
         return None
     router: Router | None = app.state.pointsman_router
-    return router if is_plainly_allowed(app, scope["headers"], KeyScope.ROUTE) else None
+    if router is None or not is_plainly_allowed(app, scope["headers"], KeyScope.ROUTE):
+        return None
+    return Plain(found[1], router)
+
+
+async def answer(call: Plain, named: Header, scope: Scope, receive: Receive, send: Send) -> None:
+    """Route the lead and answer, with the header `named` behind those of the ordinary route."""
+    # what an observer around the application may ask afterwards
+    scope.update(route=_ORDINARY, endpoint=route, path_params={"lead_id": call.lead_id})
+    try:
+        outcome = await call.router.route(UUID(call.lead_id))
+    except PointsmanError as error:
+        await _with(named, pointsman_problem(Request(scope), error))(scope, receive, send)
+        return
+    except Exception as error:
+        await _with(named, internal_problem(Request(scope), error))(scope, receive, send)
+        raise  # for the server's log
+    body = _written(outcome_json(outcome)).encode()
+    headers = [(b"content-length", b"%d" % len(body)), _JSON, named]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _with(header: Header, response: ProblemResponse) -> ProblemResponse:
+    response.raw_headers.append(header)
+    return response

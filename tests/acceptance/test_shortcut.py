@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -10,13 +9,11 @@ from uuid import UUID
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pointsman import errors
 from pointsman.api import create_app, the_router
 from pointsman.api.examples import LEAD, OUTCOMES
-from pointsman.api.shortcut import Shortcut
 from pointsman.model import Outcome
 from pointsman.settings import ApiKey
 from pointsman.settings import Scope as KeyScope
@@ -42,34 +39,34 @@ class Giving:
         return self.answer
 
 
-class Ordinary:
-    """ASGI middleware behind the shortcut that notes what is handed on to FastAPI."""
+class Noting:
+    """Stands before FastAPI's routes and notes the paths that are looked for there."""
 
     def __init__(self, app: ASGIApp, noted: list[str]) -> None:
         self._app, self._noted = app, noted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            self._noted.append(scope["path"])
+        self._noted.append(scope["path"])
         await self._app(scope, receive, send)
 
 
 def watched(router: Giving | None, *keys: ApiKey) -> tuple[FastAPI, list[str]]:
     """The service, and the paths of the calls that take the ordinary way in it."""
     app, noted = create_app(router, keys=keys), list[str]()  # type: ignore[arg-type]
-    app.user_middleware.append(Middleware(Ordinary, noted))
+    app.router = Noting(app.router, noted)  # type: ignore[assignment]
     return app, noted
 
 
 def without_shortcut(router: Giving | None, *keys: ApiKey) -> FastAPI:
+    """The service with a middleware that does nothing: a call that passes one takes the ordinary way."""
     app = create_app(router, keys=keys)  # type: ignore[arg-type]
-    app.user_middleware = [found for found in app.user_middleware if found.cls is not Shortcut]
+    app.add_middleware(Noting, [])  # type: ignore[arg-type]
     return app
 
 
-async def answer_of(app: FastAPI, method: str = "POST", path: str = PATH, **options: Any) -> tuple[int, Any, bytes]:
+async def answer_of(app: ASGIApp, method: str = "POST", path: str = PATH, **options: Any) -> tuple[int, Any, bytes]:
     """Status, headers and body, down to the order and the bytes."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         client.headers["X-Request-ID"] = "r-1"
         answer = await client.request(method, path, **options)
@@ -96,6 +93,22 @@ async def test_every_error_is_answered_as_the_ordinary_route_answers_it(kind: ty
     app, ordinary = watched(Giving(kind("that is why")))
     assert await answer_of(without_shortcut(Giving(kind("that is why")))) == await answer_of(app)
     assert ordinary == []
+
+
+async def test_a_failure_of_our_own_reaches_the_server_s_log_after_it_was_answered() -> None:
+    app, _ = watched(Giving(RuntimeError("a bug")))
+    sent: list[Message] = []
+
+    async def observed(scope: Scope, receive: Receive, send: Send) -> None:
+        async def kept(message: Message) -> None:
+            sent.append(message)
+            await send(message)
+
+        with pytest.raises(RuntimeError, match="a bug"):
+            await app(scope, receive, kept)
+
+    assert 500 == (await answer_of(observed))[0]
+    assert ["http.response.start", "http.response.body"] == [message["type"] for message in sent]
 
 
 # calls
@@ -187,21 +200,23 @@ async def test_dependencies_that_are_overridden_are_asked() -> None:
     assert ([PATH], [LEAD]) == (ordinary, other.asked)
 
 
-async def test_middleware_around_the_service_learns_the_route_either_way() -> None:
-    def noting(learned: dict[str, Any]) -> Callable[[ASGIApp], ASGIApp]:
-        def around(app: ASGIApp) -> ASGIApp:
-            async def note(scope: Scope, receive: Receive, send: Send) -> None:
-                await app(scope, receive, send)
-                learned.update({key: scope[key] for key in ("route", "endpoint", "path_params")})
+async def test_middleware_that_somebody_adds_sees_every_call() -> None:
+    app, ordinary = watched(Giving())
+    seen: list[str] = []
+    app.add_middleware(Noting, seen)  # type: ignore[arg-type]
+    assert 200 == (await answer_of(app))[0]
+    assert [PATH] == seen == ordinary
 
-            return note
 
-        return around
-
+async def test_an_observer_around_the_service_learns_the_route_either_way() -> None:
     async def learn(app: FastAPI) -> dict[str, Any]:
         learned: dict[str, Any] = {}
-        app.add_middleware(noting(learned))  # type: ignore[arg-type]
-        await answer_of(app)
+
+        async def observed(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+            learned.update({key: scope[key] for key in ("route", "endpoint", "path_params")})
+
+        assert 200 == (await answer_of(observed))[0]
         return learned
 
     learned = await learn(watched(Giving())[0])
@@ -215,15 +230,3 @@ async def test_a_service_that_a_host_mounts_answers_below_its_prefix() -> None:
     assert 200 == (await answer_of(host, path=f"/routing{PATH}"))[0]
     assert 404 == (await answer_of(host))[0]
     assert [LEAD] == router.asked
-
-
-async def test_it_passes_on_what_is_no_call() -> None:
-    """The lifespan, without which the service has no router."""
-    opened: list[str] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        opened.append(scope["type"])
-
-    nothing: Callable[..., Awaitable[Any]] = answer_of
-    await Shortcut(app)({"type": "lifespan"}, nothing, nothing)
-    assert ["lifespan"] == opened
