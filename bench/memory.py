@@ -47,12 +47,14 @@ Table = tuple[str, Iterable[Any]]
 _INSTANTS = (("enrolled_at", "created_at"), ("valid_from", "valid_from"), ("valid_to", "valid_to"))
 
 
+def as_given(value: Any) -> Any:
+    """A column's value as the driver gives it, which has ids of its own kind."""
+    return pgproto.UUID(value.bytes) if isinstance(value, UUID) else value
+
+
 def image(row: Any) -> dict[str, Any]:
     """The image of a row of a world as the database gives it: ids are the driver's, another object each time."""
-    columns: dict[str, Any] = {
-        column: pgproto.UUID(value.bytes) if isinstance(value, UUID) else value
-        for column, value in row._asdict().items()
-    }
+    columns = {column: as_given(value) for column, value in row._asdict().items()}
     if "balance" in columns:
         floor = columns["min_balance"]
         columns["funded"] = floor is None or columns["balance"] >= floor
@@ -107,7 +109,7 @@ def leads_with(indexes: Indexes, world: BenchWorld, candidates: int, count: int 
     near = candidates // 16  # 128 give or take 8
     for number in range(DRAWS):
         streams = world.streams(f"decide/{number}", 5_000)
-        leads = (Lead(*row[:6]) for row in streams)
+        leads = (Lead(*map(as_given, row[:6])) for row in streams)
         found += [lead for lead in leads if abs(len(indexes.covering(lead)) - candidates) <= near * (candidates > 16)]
         if len(found) >= count or not found:
             break
