@@ -189,7 +189,7 @@ class Forward(State):
 
     def serve(self, enrollment: Enrollment) -> None:
         """Count the lead that this state was asked about."""
-        self._served.add(self._before, self.at, enrollment.buyer_id, enrollment.offer_id)
+        self._served.add(self._before, self.at, enrollment.turn)
 
 
 class _Configuration:

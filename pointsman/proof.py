@@ -18,7 +18,7 @@ import asyncpg
 
 from pointsman.cache.indexes import Indexes
 from pointsman.engine.capacity import Cap, State
-from pointsman.engine.configuration import NOBODY, Enrollment, turn
+from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision
 from pointsman.engine.policy import Policy
 from pointsman.engine.record import StoredState, digest, head, named, read_state, redecide
@@ -81,17 +81,17 @@ class Served:
         self._last: dict[bytes, int] = {}
         self._latest_id = 0
 
-    def add(self, decision_id: int, at: int, buyer_id: UUID, offer_id: UUID) -> None:
-        """Take a decision in."""
-        enrollment = turn(buyer_id, offer_id)
+    def add(self, decision_id: int, at: int, enrollment: bytes) -> None:
+        """Take in a decision that served an enrollment, given by its `turn`."""
         self._last[enrollment] = self._latest_id = decision_id
         self._holders[enrollment].add(decision_id, at)
-        self._holders[turn(buyer_id, NOBODY)].add(decision_id, at)
+        self._holders[enrollment[:16] + NOBODY.bytes].add(decision_id, at)
 
     def used(self, cap: Cap, before: int) -> int | None:
-        if self._known_from is not None and cap.window.start < self._known_from:
+        window = cap.window
+        if self._known_from is not None and window.start < self._known_from:
             return None
-        return self.counted(cap.counter[0][:32], cap.window, before)
+        return self._holders[cap.counter[0][:32]].count(window, before)
 
     def counted(self, holder: bytes, window: Window, before: int) -> int:
         """The holder's leads in a window by decisions with smaller ids, as far as they are kept."""

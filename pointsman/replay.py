@@ -375,7 +375,7 @@ class _ServedSoFar:
 
 def take_in(served: Served, row: asyncpg.Record) -> None:
     """Let `served` know of the next decision in the order of ids."""
-    served.add(row["id"], instant_of(row), row["buyer_id"], row["offer_id"])
+    served.add(row["id"], instant_of(row), row["turn"])
 
 
 def _kept(part: Part, version: int) -> Part:

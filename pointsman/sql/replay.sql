@@ -43,19 +43,21 @@ select min(d.id) from pointsman.decisions d
 where @chosen@ and (d.config_version, d.id) >= ($4, $5) and ($6::bigint is null or (d.config_version, d.id) < ($6, $7))
 
 -- name: served
--- Who was served, by decisions from $1 on, in the order of claims.
-select id, decided_at, buyer_id, offer_id from pointsman.decisions where id >= $1 and buyer_id is not null order by id
+-- Which enrollments were served, by decisions from $1 on, in the order of claims.
+select id, decided_at, uuid_send(buyer_id) || uuid_send(offer_id) as turn from pointsman.decisions
+where id >= $1 and buyer_id is not null order by id
 
 -- name: served_before
--- Who was served by decisions before $1 in windows that may still have been open when it was made, and last by each
+-- Which were served by decisions before $1 in windows that may still have been open when it was made, and last by each
 -- enrollment's last decision before that.
-select id, decided_at, buyer_id, offer_id from pointsman.decisions
-where id < $1 and buyer_id is not null and (
-  decided_at >= (select min(decided_at) from pointsman.decisions where id >= $1) - interval '3 days'
-  or id in (select max(id) from pointsman.decisions where id < $1 and buyer_id is not null group by buyer_id, offer_id))
-union all
-select position, timestamptz 'epoch', buyer_id, offer_id from pointsman.pruned_turn where position < $1
-order by id
+select q.id, q.decided_at, uuid_send(q.buyer_id) || uuid_send(q.offer_id) as turn from (
+  select id, decided_at, buyer_id, offer_id from pointsman.decisions
+  where id < $1 and buyer_id is not null and (
+    decided_at >= (select min(decided_at) from pointsman.decisions where id >= $1) - interval '3 days'
+    or id in (select max(id) from pointsman.decisions where id < $1 and buyer_id is not null group by buyer_id, offer_id))
+  union all
+  select position, timestamptz 'epoch', buyer_id, offer_id from pointsman.pruned_turn where position < $1) q
+order by q.id
 
 -- name: arrivals
 -- Decisions since an instant, in the order of claims.

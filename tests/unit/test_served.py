@@ -15,7 +15,7 @@ from pointsman.proof import Served
 from .worlds import OFFER, ONE, TWO, make_enrollment
 
 SECOND = 1_000_000
-HOLDER = (ONE, OFFER)
+HOLDER = turn(ONE, OFFER)
 
 
 @given(
@@ -32,12 +32,12 @@ def test_instants_that_stand_behind_others_are_counted_in_their_window(
     for number, (step, back) in enumerate(zip(steps, behind, strict=False)):
         latest += step
         decisions.append((3 * number + 1, (latest - back) * SECOND))
-        served.add(*decisions[-1], *HOLDER)
-        served.add(3 * number + 2, latest * SECOND, TWO, OFFER)
+        served.add(*decisions[-1], HOLDER)
+        served.add(3 * number + 2, latest * SECOND, turn(TWO, OFFER))
     opens, closes = start * SECOND, (start + length) * SECOND
     window = Window("hour", opens, closes, instant(opens), instant(closes))
     counted = [at for decision_id, at in decisions if decision_id < before and window.start <= at < window.end]
-    assert len(counted) == served.counted(turn(*HOLDER), window, before)
+    assert len(counted) == served.counted(HOLDER, window, before)
 
 
 @given(
@@ -52,12 +52,10 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(steps: list[int], as
     for number, (step, (back, place)) in enumerate(zip(steps, asked, strict=False), start=1):
         latest += step
         decisions.append((number, latest))
-        served.add(number, latest, *HOLDER)
+        served.add(number, latest, HOLDER)
         before, window = number + 1 - back, windows[place]
         earlier = [(decision_id, at) for decision_id, at in decisions if decision_id < before]
-        assert sum(window.start <= at < window.end for _, at in earlier) == served.counted(
-            turn(*HOLDER), window, before
-        )
+        assert sum(window.start <= at < window.end for _, at in earlier) == served.counted(HOLDER, window, before)
         assert [earlier[-1][0] if earlier else 0, 0] == served.positions([enrolled(ONE), enrolled(TWO)], before)
 
 
