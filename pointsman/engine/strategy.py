@@ -27,6 +27,8 @@ _TOO_CLOSE = 1e-12
 _EXACT = Context(prec=60)
 _HALF, _WHOLE = 1 << 64, 1 << 65
 """Of u = (2 n + 1) / 2^65."""
+_SCALE = 2.0**-65
+"""Exact, so that what is scaled by it is rounded as a quotient is."""
 
 
 def lead_hash(lead_id: UUID, buyer_id: UUID, salt: bytes) -> int:
@@ -92,12 +94,11 @@ class Ranking:
         """Scores that floats tell apart are never compared as exact numbers."""
         hashes = self.hashes(those)
         scores = [_value(n, enrollment.weight or 1) for n, enrollment in zip(hashes, those, strict=True)]
-        near = min(scores) * (1 + 2 * _TOO_CLOSE)
-        first = [enrollment for enrollment, score in zip(those, scores, strict=True) if score <= near]
-        if len(first) == 1:
-            yield first
-            those = [enrollment for enrollment in those if enrollment is not first[0]]
-            scores = [score for score in scores if score > near]
+        first = scores.index(min(scores))
+        others = scores[:first] + scores[first + 1 :]
+        if not others or min(others) > scores[first] * (1 + 2 * _TOO_CLOSE):
+            yield those[first : first + 1]
+            those, scores = [*those[:first], *those[first + 1 :]], others
         if any(after - before <= _TOO_CLOSE * after for before, after in pairwise(sorted(scores))):
             yield from _levels(those, _scores(self, those))
         elif those:
@@ -126,14 +127,22 @@ def _value(n: int, weight: int) -> float:
     """-ln(u) / weight; whichever of u and 1 - u is small is exact in integers and keeps its digits as a float."""
     below = 2 * n + 1
     if below < _HALF:
-        return -math.log(below / _WHOLE) / weight
-    return -math.log1p((below - _WHOLE) / _WHOLE) / weight
+        return -math.log(below * _SCALE) / weight
+    return -math.log1p((below - _WHOLE) * _SCALE) / weight
 
 
 def _levels(those: Sequence[Enrollment], values: Sequence[Any]) -> Iterator[Sequence[Enrollment]]:
     """Those with the least value, which mostly is all that is asked for, then the others."""
     least = min(values)
-    yield [enrollment for enrollment, value in zip(those, values, strict=True) if value == least]
+    how_many = values.count(least)
+    if how_many == len(values):
+        yield those
+        return
+    if how_many == 1:
+        first = values.index(least)
+        yield those[first : first + 1]
+    else:
+        yield [enrollment for enrollment, value in zip(those, values, strict=True) if value == least]
     others = sorted((value, index) for index, value in enumerate(values) if value != least)
     for _, level in groupby(others, key=itemgetter(0)):
         yield [those[index] for _, index in level]
