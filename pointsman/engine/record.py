@@ -143,10 +143,11 @@ class _Recorded(State):
         self._recorded = recorded
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
-        if len(compared) == len(self._recorded):
-            turns = [enrollment.turn for enrollment in compared]
-            self.positions.update(zip(turns, self._recorded, strict=True))
-        return super().positions_of(compared)
+        recorded = self._recorded
+        if len(compared) != len(recorded):
+            return super().positions_of(compared)
+        self.positions.update(zip([enrollment.turn for enrollment in compared], recorded, strict=True))
+        return list(recorded)
 
 
 def _id(value: UUID | None) -> bytes:
@@ -177,11 +178,14 @@ def _numbers(packed: bytes) -> Sequence[int]:
         return packed  # each is one byte
     numbers, number, shift = [], 0, 0
     for byte in packed:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            numbers.append(number)
+        if byte > 0x7F:
+            number |= (byte & 0x7F) << shift
+            shift += 7
+        elif shift:
+            numbers.append(number | byte << shift)
             number = shift = 0
+        else:
+            numbers.append(byte)
     if shift:
         raise ValueError("the recorded state is cut short")
     return numbers
