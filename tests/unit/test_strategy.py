@@ -13,7 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pointsman.engine import strategy
-from pointsman.engine.strategy import Score, lead_hash
+from pointsman.engine.capacity import State
+from pointsman.engine.configuration import Enrollment
+from pointsman.engine.strategy import Ranking, Score, lead_hash
 
 from .worlds import (
     LEAD,
@@ -23,11 +25,13 @@ from .worlds import (
     buyer_id,
     candidate,
     explained,
+    make_enrollment,
     make_lead,
     make_rules,
     make_state,
     make_world,
     ranks,
+    read,
     uid,
     winner,
 )
@@ -277,6 +281,33 @@ def test_the_order_does_not_hang_on_floats_that_another_platform_rounds_otherwis
     one, other = Score(2**63, 1), Score(2**63 + 1, 1)
     one.value, other.value = one.value * (1 - 3e-16), other.value * (1 + 3e-16)
     assert other < one
+
+
+class Drawn(Ranking):
+    """A ranking whose hashes are given, one for each of buyers 1 to so many."""
+
+    __slots__ = ("given",)
+
+    def hashes(self, enrollments):
+        return [self.given[enrollment.buyer_id] for enrollment in enrollments]
+
+
+near = st.tuples(st.sampled_from((2**30, 2**62, 2**63, LARGEST - 9)), st.integers(0, 4)).map(sum)
+
+
+@given(st.lists(st.tuples(st.one_of(near, ns), st.one_of(st.integers(1, 3), weights)), min_size=1, max_size=7))
+def test_levels_by_score_are_those_of_exact_scores(drawn):
+    those = [
+        Enrollment(make_enrollment(buyer_id=buyer_id(number), weight=weight), None, 1)
+        for number, (_, weight) in enumerate(drawn)
+    ]
+    ranking = Drawn(read(strategy=WEIGHTED), LEAD, State())
+    ranking.given = {enrollment.buyer_id: n for enrollment, (n, _) in zip(those, drawn, strict=True)}
+    exact = {enrollment: in_decimals(n, weight) for enrollment, (n, weight) in zip(those, drawn, strict=True)}
+    expected = [
+        [enrollment for enrollment in those if exact[enrollment] == score] for score in sorted(set(exact.values()))
+    ]
+    assert expected == list(map(list, ranking.levels("score", those)))
 
 
 def test_equal_scores_hash_alike():
