@@ -12,12 +12,13 @@ select version, token from pointsman.config_commit where version is not null ord
 
 -- name: read_leads
 -- A batch of leads in order, the config version, the instant and the next transaction id, all of one moment; and of a lead
--- that has a buyer, the decision that assigned it.
+-- that has a buyer, the decision that assigned it. Each lead is looked up on its own (offset 0): joined, all of a table of
+-- middling size is read and hashed for a few leads of it, until its statistics say better.
 select l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
        v.version, v.token, (select pointsman.clock()) as now, (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint) as fence,
        d.id as decision_id, d.policy_id, d.policy_version, d.config_version, d.decided_at, d.flags
 from unnest($1::uuid[]) with ordinality q(id, place)
-left join @host@.leads l on l.id = q.id
+left join lateral (select * from @host@.leads l where l.id = q.id offset 0) l on true
 left join lateral (
   select * from pointsman.config_commit where version is not null order by version desc limit 1) v on true
 left join lateral (
