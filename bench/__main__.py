@@ -27,6 +27,7 @@ from bench.loops import run
 from bench.peers import install
 from bench.workloads import FLOORS, LEVELS, PEERS, UNBATCHED, Stage
 from bench.worlds import BenchWorld, Form, prepare
+from pointsman.cache import collector
 from pointsman.embedded import EmbeddedPostgres
 
 
@@ -168,6 +169,8 @@ class Bench:
         stage = Stage(dsn, world, self.figures, rounds=plan.rounds, leads=plan.leads, streams=plan.streams)
         await stack.enter_async_context(stage)
         await stack.enter_async_context(stage.having(FLOORS))
+        collector.settle()  # as the service does; the floors and the peers are spared the collector just as well
+        stack.callback(gc.unfreeze)
         return stage
 
 
