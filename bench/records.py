@@ -6,7 +6,8 @@ Twenty offers with the same twenty buyers, all of whom cover every lead and are 
 to the offers in turn. Each strategy is measured without caps and with all four caps of every buyer set. What the record
 adds to a claim is the difference that it makes to the processor time of the router's backends, in batches of 50 and of
 lone leads, when claims that write records and claims that do not take turns; so the server must be on this machine.
-Without `--dsn` it is the embedded PostgreSQL.
+Replay is told by the clock and by the processor time of its processes, which other work on the machine changes less.
+Without `--dsn` the server is the embedded PostgreSQL.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import tempfile
 from contextlib import ExitStack
@@ -168,7 +170,9 @@ async def measure(server: str, strategy: str, caps: bool, count: int, jobs: int)
         "select pg_table_size('pointsman.decisions'), pg_indexes_size('pointsman.decisions'),"
         " (select avg(length(state)) from pointsman.decisions)"
     )
+    spent = -sum(os.times()[:4])
     report = await replay(dsn, jobs=jobs)
+    spent += sum(os.times()[:4])
     assert report.same_version.equal == count
     batched = await cost_of_claims(dsn, connection, leads[count : count + in_turn], BATCH)
     alone = await cost_of_claims(dsn, connection, leads[count + in_turn :], 1)
@@ -185,6 +189,7 @@ async def measure(server: str, strategy: str, caps: bool, count: int, jobs: int)
         "alone µs": round(alone[True]),
         "the record": round(alone[True] - alone[False]),
         "replay /s": round(report.rate),
+        "of processor": round(count / spent),
     }
 
 

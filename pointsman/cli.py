@@ -517,7 +517,7 @@ async def _explain_hypothetical(
 def _rules(path: Path) -> dict[str, Any]:
     """The rules in a file; raises `CannotRun` for what is no JSON object."""
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8"), object_pairs_hook=_said_once)
     except OSError as error:
         raise CannotRun(f"the policy file cannot be read: {error.strerror}: `{path}`") from None
     except (ValueError, RecursionError) as error:
@@ -525,6 +525,15 @@ def _rules(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CannotRun(f"the policy file `{path}` holds no JSON object; write rules as in docs/policies.md")
     return document
+
+
+def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, none of whose keys would silently go under."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"`{next(key for key in keys if keys.count(key) > 1)}` stands twice in one object")
+    return found
 
 
 def _subject(text: str) -> UUID | int:

@@ -102,7 +102,12 @@ async def test_explain_refuses_what_is_no_policy(database: str, routed: list[UUI
     draft = tmp_path / "rules.json"
     absent = await run("explain", routed[0], "--policy", draft, database=database)
     assert_cannot_run(absent, "cannot be read", "rules.json")
-    for text, said in (("{", "no JSON"), ("[]", "no JSON object"), ("{}", "`strategy` is missing")):
+    for text, said in (
+        ("{", "no JSON"),
+        ("[]", "no JSON object"),
+        ('{"sla": {"mode": "off", "mode": "off"}}', "`mode` stands twice"),
+        ("{}", "`strategy` is missing"),
+    ):
         draft.write_text(text)
         assert_cannot_run(await run("explain", routed[0], "--policy", draft, database=database), said)
     assert_cannot_run(await run("explain", 1, "--policy", draft, database=database), "ask about a lead")

@@ -15,7 +15,7 @@ import pytest
 
 from pointsman import Router
 from pointsman.check import Checked, Place, UnknownMarket, UnknownOffer, check, who_owns
-from pointsman.errors import HistoryPruned
+from pointsman.errors import HistoryHole, HistoryPruned
 from pointsman.findings import Code, Finding, Level
 from pointsman.ownership import Ownership, Role
 from tests.builders import (
@@ -218,6 +218,22 @@ async def test_who_owns_asks_for_what_it_cannot_know(
         await who_owns(database, Place(scene.offer, "60614", MARKET), LONG_AGO)
     only_here = await make_offer(connection, market_id=MARKET)
     assert (await answer(database, Place(only_here, "60614"))).cause == "no_eligible_buyers"
+
+
+async def test_who_owned_is_not_told_from_a_history_with_a_hole(
+    database: str, connection: asyncpg.Connection, scene: Scene
+) -> None:
+    await connection.execute("update buyers set status = 'paused'")
+    before = await connection.fetchval("select clock_timestamp()")
+    await connection.execute("update buyers set status = 'active'")
+    assert (await answer(database, Place(scene.offer, "60614", MARKET), before)).cause == "no_eligible_buyers"
+    await connection.execute(
+        "delete from pointsman.config_log where change_set = (select change_set from pointsman.config_commit"
+        " where committed_at < $1 order by version desc limit 1)",
+        before,
+    )
+    with pytest.raises(HistoryHole, match="changed is missing"):
+        await who_owns(database, Place(scene.offer, "60614", MARKET), before)
 
 
 async def test_a_postal_code_in_two_markets_has_an_answer_for_each(
