@@ -479,11 +479,6 @@ class Store:
         row = await connection.fetchrow(self._sql["version"])
         return None if row is None else Version(*row)
 
-    async def history(self, connection: Connection, since: Version) -> tuple[Version | None, bool]:
-        """The current version, and whether `since` is part of its history."""
-        row = await connection.fetchrow(self._sql["history"], since.number, since.token)
-        return (None, False) if row is None else (Version(row["version"], row["token"]), row["known"])
-
     async def images(
         self, connection: Connection, table: str, slice_rows: int
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
@@ -496,13 +491,22 @@ class Store:
         """Configuration tables whose changes nobody logs, because a trigger is missing, off or not ours."""
         return [row["rel"] for row in await connection.fetch(self._sql["detached"])]
 
-    async def changes(self, connection: Connection, since: int, limit: int) -> list[RowImage]:
-        """The first `limit` rows that were committed after version `since`, in the order of commits."""
-        return [_row_image(row) for row in await connection.fetch(self._sql["changes"], since, limit)]
+    async def changes(self, connection: Connection, since: Version, limit: int) -> list[RowImage] | None:
+        """The first `limit` rows that were committed after `since`, in the order of commits, in one round trip.
 
-    async def all_changes(self, connection: Connection, since: int, slice_rows: int) -> AsyncIterator[list[RowImage]]:
-        """All that was committed after version `since`, in slices, inside the caller's transaction."""
-        cursor = await connection.cursor(self._sql["changes"], since, None)
+        None if `since` is not part of the history.
+        """
+        first, *rows = await connection.fetch(self._sql["changes"], since.number, limit + 1) or (None,)
+        return [_row_image(row) for row in rows] if _is_of(first, since) else None
+
+    async def all_changes(
+        self, connection: Connection, since: Version, slice_rows: int
+    ) -> AsyncIterator[list[RowImage] | None]:
+        """All of them, in slices, inside the caller's transaction; just None if `since` is not part of the history."""
+        cursor = await connection.cursor(self._sql["changes"], since.number, None)
+        if not _is_of(await cursor.fetchrow(), since):
+            yield None
+            return
         while rows := await cursor.fetch(slice_rows):
             yield [_row_image(row) for row in rows]
 
@@ -575,6 +579,7 @@ async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> N
         await connection.execute("set default_transaction_isolation to 'read committed'")
     await connection.fetch(queries["read_lead"], UUID(int=0))
     await connection.fetch(queries["read_leads"], [])
+    await connection.fetch(queries["changes"], 0, 0)
     await connection.fetch(queries["claim"], *_CLAIM_OF_NOTHING)
     await connection.fetch(queries["claim_one"], *_CLAIM_OF_NOBODY)
 
@@ -645,6 +650,10 @@ def read_record(row: asyncpg.Record) -> Record:
         unicode_version=row["unicode_version"],
         digest=row["digest"],
     )
+
+
+def _is_of(row: asyncpg.Record | None, version: Version) -> bool:
+    return row is not None and version == (row["version"], row["token"])
 
 
 def _row_image(row: asyncpg.Record) -> RowImage:

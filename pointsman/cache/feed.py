@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from operator import eq
 from typing import Any
@@ -161,23 +161,27 @@ class Cache:
         return self._indexes
 
     async def catch_up(self, connection: Connection) -> None:
-        """Apply everything that was committed up to now; load anew where the feed does not reach."""
-        async with self._lock:
-            asked_at = time.monotonic()
-            if self._indexes is None or not self._is_whole:
-                await self._load(connection)
-            else:
-                indexes = self._indexes
-                with translated():
-                    current, is_known = await self._store.history(connection, Version(indexes.version, indexes.token))
-                self._newest = 0 if current is None else current.number
-                if not is_known:
-                    log.warning("the cache's config version is not part of the history any more, loading anew")
-                    await self._load(connection)
-                elif current is not None and current.number > indexes.version:
-                    with self._metrics.catching_up.time():
-                        await self._apply(connection, indexes)
+        """Apply everything that was committed up to now; load anew where the feed does not reach.
+
+        What is new is read before the lock is taken: a connection that has gone silent answers nothing until its
+        deadline, and whoever routes waits for the lock, not for that.
+        """
+        while True:
+            asked_at, since = time.monotonic(), self._at
+            changes = None if since is None else await self._changes(connection, since, SLICE_ROWS)
+            async with self._lock:
+                if self._at == since:
+                    await self._take(connection, changes)
+                elif not changes or len(changes) == SLICE_ROWS or not self._has(changes[-1].version):
+                    continue  # somebody else has moved on meanwhile, and perhaps not as far
             self._proven_at = max(self._proven_at, asked_at)
+            return
+
+    async def _changes(self, connection: Connection, since: Version, limit: int) -> list[RowImage] | None:
+        with translated():
+            changes = await self._store.changes(connection, since, limit)
+        self._newest = changes[-1].version.number if changes else since.number
+        return changes
 
     async def verify(self) -> dict[str, int]:
         """Compare every row with the tables, read anew beside, at one version; take those where any differs.
@@ -210,10 +214,11 @@ class Cache:
 
     async def _moved_on(self, connection: Connection, behind: Indexes, until: Indexes) -> bool:
         """Bring indexes that were read beside to the version of those in use; false if the feed cannot."""
-        with translated():
-            changes = await self._store.changes(connection, behind.version, COMPARED_ROWS)
+        changes = await self._changes(connection, Version(behind.version, behind.token), COMPARED_ROWS)
+        if changes is None or len(changes) == COMPARED_ROWS:
+            return False
         changes = [change for change in changes if change.version.number <= until.version]
-        if any(change.op == "t" for change in changes):
+        if not _says_all(changes):
             return False
         await _apply(behind, changes)
         return (behind.version, behind.token) == (until.version, until.token)
@@ -224,22 +229,11 @@ class Cache:
         if detached:
             log.error("changes of these tables are not logged; run `pointsman migrate`", tables=detached)
 
-    async def _is_newest(self, connection: Connection) -> bool:
-        """Prove that there is nothing to catch up with, without keeping anyone waiting who has.
-
-        A connection that has gone silent answers nothing until its deadline, and who routes waits for the lock of
-        `catch_up`, not for that.
-        """
-        asked_at, indexes = time.monotonic(), self._indexes
-        if indexes is None or not self._is_whole:
-            return False
-        version = Version(indexes.version, indexes.token)
-        with translated():
-            current, is_known = await self._store.history(connection, version)
-        if current != version or not is_known:
-            return False
-        self._proven_at = max(self._proven_at, asked_at)
-        return True
+    @property
+    def _at(self) -> Version | None:
+        """The version that is applied whole, None where none is."""
+        indexes = self._indexes
+        return None if indexes is None or not self._is_whole else Version(indexes.version, indexes.token)
 
     def _has(self, version: Version) -> bool:
         indexes = self._indexes
@@ -270,36 +264,41 @@ class Cache:
                             await asyncio.sleep(0)
         return loading.indexes
 
-    async def _apply(self, connection: Connection, indexes: Indexes) -> None:
-        """Bring the indexes to the newest version, in place, in slices; what breaks off on the way loads anew."""
-        since = Version(indexes.version, indexes.token)
-        with translated():
-            changes = await self._store.changes(connection, since.number, SLICE_ROWS)
-            if len(changes) == SLICE_ROWS:  # there may be more, too many to be held at once
-                is_followed = await self._apply_many(connection, indexes)
-                changes = []
-            else:
-                is_followed = all(change.op != "t" for change in changes)
-            # again, and after they were read: a process may have been frozen just before, and history pruned meanwhile
-            _, is_known = await self._store.history(connection, since)
-        if not is_known or not is_followed:
+    async def _take(self, connection: Connection, changes: list[RowImage] | None) -> None:
+        """Bring the indexes to the newest version by the changes that were read, or by loading them anew."""
+        indexes = self._indexes
+        if indexes is None or changes is None:
+            if self._is_whole:
+                log.warning("the cache's config version is not part of the history any more, loading anew")
             await self._load(connection)
-            return
-        self._is_whole = False
-        await _apply(indexes, changes)
-        self._metrics.changes.inc(len(changes))
+        elif changes:
+            with self._metrics.catching_up.time():
+                await self._apply(connection, indexes, changes)
+
+    async def _apply(self, connection: Connection, indexes: Indexes, changes: list[RowImage]) -> None:
+        """Apply these, or all there is if that is more, in place; what breaks off on the way loads anew."""
+        if len(changes) == SLICE_ROWS:
+            is_followed = await self._apply_many(connection, indexes)
+        elif is_followed := _says_all(changes):
+            self._is_whole = False
+            await _apply(indexes, changes)
+            self._metrics.changes.inc(len(changes))
+        if not is_followed:
+            await self._load(connection)
         self._is_whole = True
 
     async def _apply_many(self, connection: Connection, indexes: Indexes) -> bool:
         """Apply all that there is, slice by slice as it is read; false if the feed does not say what to apply."""
+        since = Version(indexes.version, indexes.token)
         self._is_whole = False
-        async with connection.transaction():
-            async for changes in self._store.all_changes(connection, indexes.version, SLICE_ROWS):
-                if any(change.op == "t" for change in changes):
-                    return False
-                await _apply(indexes, changes)
-                self._metrics.changes.inc(len(changes))
-                await asyncio.sleep(0)
+        with translated():
+            async with connection.transaction():
+                async for changes in self._store.all_changes(connection, since, SLICE_ROWS):
+                    if changes is None or not _says_all(changes):
+                        return False
+                    await _apply(indexes, changes)
+                    self._metrics.changes.inc(len(changes))
+                    await asyncio.sleep(0)
         return True
 
     # following
@@ -326,8 +325,7 @@ class Cache:
         try:
             while True:
                 self._doorbell.clear()
-                if not await self._is_newest(listener):
-                    await self.catch_up(listener)
+                await self.catch_up(listener)
                 poll = random.uniform(*POLL_SECONDS)  # noqa: S311 - spreads routers out, guards nothing
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(poll):  # not wait_for, which loses a cancellation in Python 3.11
@@ -384,6 +382,11 @@ async def _let_go(indexes: Indexes) -> None:
             for _ in range(min(SLICE_ROWS, len(rows))):
                 rows.popitem()
             await asyncio.sleep(0)
+
+
+def _says_all(changes: Iterable[RowImage]) -> bool:
+    """Whether these are all rows that changed: of a table that was emptied the log does not name them."""
+    return all(change.op != "t" for change in changes)
 
 
 async def _apply(indexes: Indexes, changes: Sequence[RowImage]) -> None:

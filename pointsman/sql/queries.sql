@@ -145,24 +145,21 @@ select * from pointsman.image_offer_exclusivities
 -- name: load_routing_policies
 select * from pointsman.image_routing_policies
 
--- name: history
--- The current version, and whether version $1 with token $2 is part of this history: not after a fail-over that lost
--- commits, a restore, or a prune.
-select v.version, v.token, exists (select from pointsman.config_commit c where c.version = $1 and c.token = $2) as known
-from (select version, token from pointsman.config_commit where version is not null order by version desc limit 1) v
-
 -- name: detached
 -- Configuration tables whose changes are not logged as they should be.
 select t as rel from pointsman.detached() t
 
 -- name: changes
--- What was committed after version $1, in the order of commits; the first $2 rows, or all. Each commit's rows are looked up
--- on their own: by its statistics a commit has as many rows as the baseline, and a join would read the whole log for one.
+-- Version $1, first and without its rows, and what was committed after it, in the order of commits; the first $2 rows, or
+-- all. Whoever is at version $1 sees by its token whether that is part of this history: not after a fail-over that lost
+-- commits, a restore, or a prune. Each commit's rows are looked up on their own, and no more than are asked for: by its
+-- statistics a commit has as many rows as the baseline, for which a join would read the whole log, and compile itself before.
 select c.version, c.token, l.rel, l.op::text as op, l.key, l.row::text as image
 from pointsman.config_commit c
 left join lateral (
-  select * from pointsman.config_log l where l.change_set = c.change_set and l.op <> 'b' order by l.seq offset 0) l on true
-where c.version > $1
+  select * from pointsman.config_log l
+  where c.version > $1 and l.change_set = c.change_set and l.op <> 'b' order by l.seq limit $2::bigint) l on true
+where c.version >= $1
 order by c.version, l.seq
 limit $2::bigint
 

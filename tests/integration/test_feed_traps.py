@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from importlib.resources import files
 from typing import Any
 
 import asyncpg
@@ -15,7 +17,7 @@ from pointsman import Router
 from pointsman.cache import feed
 from pointsman.errors import StoreUnavailable
 from pointsman.migrate import migrate
-from pointsman.store import Store
+from pointsman.store import Store, read_queries
 from tests.builders import make_area, make_buyer, make_candidate, make_lead, make_offer, make_policy
 from tests.invariants import violations
 from tests.stage import PATIENCE, another, end_sessions, follows, until, version
@@ -208,16 +210,16 @@ async def test_listener_is_replaced_whatever_it_raises(
     monkeypatch.setattr(feed, "BACKOFF_SECONDS", (0.01, 0.02))
     _, first, _ = await scene(connection)
     broken = asyncio.Event()
-    is_newest = feed.Cache._is_newest
+    catch_up = feed.Cache.catch_up
 
-    async def break_once(self: feed.Cache, listener: Any) -> bool:
-        if broken.is_set():
-            return await is_newest(self, listener)
-        broken.set()
-        raise error
+    async def break_once(self: feed.Cache, listener: Any) -> None:
+        if not broken.is_set():
+            broken.set()
+            raise error
+        await catch_up(self, listener)
 
     async with Router.open(database) as router:
-        monkeypatch.setattr(feed.Cache, "_is_newest", break_once)
+        monkeypatch.setattr(feed.Cache, "catch_up", break_once)
         await asyncio.wait_for(broken.wait(), PATIENCE)
         await connection.execute("update buyers set status = 'paused' where id = $1", first)
         await follows(router, connection)
@@ -278,7 +280,63 @@ async def test_routers_do_not_come_back_all_at_once_when_the_database_does(
         await follows(router, connection)
 
 
+@pytest.mark.parametrize("reads_later", [False, True], ids=["the same", "more"])
+async def test_changes_that_were_read_while_somebody_else_applied_theirs_are_applied_once(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, reads_later: bool
+) -> None:
+    _, first, _ = await scene(connection)
+    store = await Store.open(database, size=2, timeout=10)
+    cache = feed.Cache(store)
+    held = {name: (asyncio.Event(), asyncio.Event()) for name in ("one", "other")}
+    read_changes = Store.changes
+
+    async def hold_back(self: Store, reader: asyncpg.Connection, *arguments: Any) -> Any:
+        changes = await read_changes(self, reader, *arguments)
+        has_read, go_on = held[asyncio.current_task().get_name()]  # type: ignore[union-attr]
+        has_read.set()
+        await go_on.wait()
+        return changes
+
+    async def pause(status: str) -> None:
+        await connection.execute("update buyers set status = $1 where id = $2", status, first)
+
+    async with store.connection() as a, store.connection() as b:
+        await cache.catch_up(a)
+        monkeypatch.setattr(Store, "changes", hold_back)
+        await pause("paused")
+        one = asyncio.create_task(cache.catch_up(a), name="one")
+        await held["one"][0].wait()
+        if reads_later:
+            await pause("active")
+        other = asyncio.create_task(cache.catch_up(b), name="other")
+        await held["other"][0].wait()
+        for name, task in (("one", one), ("other", other)):
+            held[name][1].set()
+            await task
+        found = await cache.at_least(await store.version(a), a)  # type: ignore[arg-type]
+        assert await version(connection) == found.version
+        assert reads_later == (not found.buyers[first].faults)
+    await store.close()
+
+
 # history
+
+
+async def test_what_follows_a_version_is_looked_up_alone_after_a_commit_of_many_rows(
+    connection: asyncpg.Connection,
+) -> None:
+    """By the statistics every commit has as many; planned for these, a look-up would be compiled for milliseconds."""
+    buyer = await make_buyer(connection)
+    await connection.execute(
+        "insert into buyer_service_areas (buyer_id, market_id, scope, value)"
+        " select $1, gen_random_uuid(), 'city', n::text from generate_series(1, 20000) n",
+        buyer,
+    )
+    await connection.execute("analyze pointsman.config_commit, pointsman.config_log")
+    looked_up = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))["changes"]
+    await connection.execute(f"prepare looked_up(bigint, bigint) as {looked_up}")
+    (told,) = await connection.fetchrow(f"explain (format json) execute looked_up({await version(connection)}, 1000)")
+    assert 1_000 > json.loads(told)[0]["Plan"]["Total Cost"]
 
 
 async def test_history_that_is_pruned_between_two_reads_is_loaded_anew(
@@ -286,20 +344,22 @@ async def test_history_that_is_pruned_between_two_reads_is_loaded_anew(
 ) -> None:
     """As when a process is frozen there for a long time: half of what it missed is gone when it reads on."""
     offer, first, second = await scene(connection)
-    read_changes = Store.changes
+    read_changes = Store.all_changes
 
-    async def prune_first(self: Store, reader: asyncpg.Connection, since: int, limit: int) -> Sequence[Any]:
+    async def prune_first(self: Store, reader: asyncpg.Connection, *arguments: Any) -> AsyncIterator[Any]:
         async with another(database) as pruner:
             await pruner.execute(
                 "with old as (delete from pointsman.config_commit where version <= $1 returning change_set)"
                 " delete from pointsman.config_log where change_set in (select change_set from old)",
                 paused_at,
             )
-        return await read_changes(self, reader, since, limit)
+        async for changes in read_changes(self, reader, *arguments):
+            yield changes
 
     async with Router.open(database) as router:
         await follows(router, connection)
-        monkeypatch.setattr(Store, "changes", prune_first)
+        monkeypatch.setattr(feed, "SLICE_ROWS", 1)  # so that the first trip does not bring all
+        monkeypatch.setattr(Store, "all_changes", prune_first)
         async with router.cache._lock:  # the router is elsewhere
             await connection.execute("update buyers set status = 'paused' where id = $1", first)
             paused_at = await version(connection)
