@@ -68,19 +68,28 @@ create function pointsman.packed(n bigint) returns bytea language sql immutable 
   end
 $$;
 
--- The state of a record (engine/record.py): counters by name with what they had counted, then positions.
+-- The state of a record (engine/record.py): counters by name with what they had counted, then positions. Loops over plain
+-- expressions, which need no plan to be started: aggregates over unnest took twenty-five times as long.
 create function pointsman.state(names int[], used int[], positions bigint[]) returns bytea
 language plpgsql immutable as $$
+declare
+  counters constant int := coalesce(cardinality(names), 0);
+  state bytea := pointsman.packed(counters);
+  last bigint := 0;
 begin
-  return pointsman.packed(coalesce(cardinality(names), 0))
-    || coalesce((
-      select string_agg(pointsman.packed(u.name) || pointsman.packed(u.used), '' order by u.i)
-      from unnest(names, used) with ordinality u(name, used, i)), '')
-    || coalesce((
-      select pointsman.packed(max(t.last))
-        || string_agg(pointsman.packed(case t.position when 0 then 0 else t.last - t.position + 1 end), '' order by t.i)
-      from (
-        select p.i, p.position, max(p.position) over () as last from unnest(positions) with ordinality p(position, i)) t), '');
+  for i in 1 .. counters loop
+    state := state || pointsman.packed(names[i]) || pointsman.packed(used[i]);
+  end loop;
+  if cardinality(positions) > 0 then
+    for i in 1 .. cardinality(positions) loop
+      last := greatest(last, positions[i]);
+    end loop;
+    state := state || pointsman.packed(last);
+    for i in 1 .. cardinality(positions) loop
+      state := state || pointsman.packed(case positions[i] when 0 then 0 else last - positions[i] + 1 end);
+    end loop;
+  end if;
+  return state;
 end $$;
 
 -- How many leads a holder got in [p_from, p_to), counted from the decisions.
