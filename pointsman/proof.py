@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -28,6 +29,9 @@ from pointsman.model import Lead, micros
 
 _BACK_SECONDS = 60 * 1_000_000
 """How far the instants of decisions may stand behind the order of their ids."""
+_RESULTS = ("outcome", "cause", "buyer_id", "policy_id", "policy_version")
+_results_of = itemgetter(*_RESULTS)
+_lead_of = itemgetter("lead_id", "offer_id", "vertical_id", "market_id", "postal_code", "city")
 
 
 class Fact(NamedTuple):
@@ -70,8 +74,8 @@ class Before(Protocol):
 class Served:
     """Who was served when: what the decisions before any decision left.
 
-    Decisions are taken in in the order of ids, and asked about in nearly the same one: then an answer is at hand, or a
-    few decisions away from the last one. Of decisions before the instant `known_from`, which may have been pruned, only
+    Decisions are taken in in the order of ids, and asked about in nearly the same one: then the answer is at hand. Of
+    decisions before the instant `known_from`, which may have been pruned, only
     the last turns are known. Holders, whose caps leads count under, go by the first 32 bytes of a meter: `turn`.
     """
 
@@ -108,7 +112,8 @@ class _Turns:
     """The decisions that served one holder, in the order of ids, which is nearly that of their instants.
 
     No instant stands more than `_BACK_SECONDS` behind the latest one before it, which is kept beside it: it only grows,
-    so a window's decisions are found by bisection, and only those near its edges are looked at one by one.
+    so a window's decisions are found by bisection, and only those near its edges are looked at one by one. The windows
+    that were asked about last, one of each kind, are counted on.
     """
 
     __slots__ = ("_counted", "_ids", "_instants", "_latest")
@@ -117,14 +122,16 @@ class _Turns:
         self._ids = array("q")
         self._instants = array("q")
         self._latest = array("q")
-        # by kind: the window that was asked about last, how many decisions were looked at, and how many were in it
-        self._counted: dict[str, tuple[Window | None, int, int]] = {}
+        self._counted: dict[str, _Counted] = {}
 
     def add(self, decision_id: int, at: int) -> None:
         latest = self._latest
         self._ids.append(decision_id)
         self._instants.append(at)
         latest.append(max(at, latest[-1]) if latest else at)
+        for counted in self._counted.values():
+            if counted.start <= at < counted.end:
+                counted.count += 1
 
     def last(self, before: int) -> int:
         """The last id smaller than `before`, 0 if there is none."""
@@ -133,17 +140,13 @@ class _Turns:
 
     def count(self, window: Window, before: int) -> int:
         """How many decisions with smaller ids have their instants in `window`."""
-        ids, instants = self._ids, self._instants
-        known, place, count = self._counted.get(window.kind, (None, 0, 0))
-        if known is not window or (place and ids[place - 1] >= before):
-            place = bisect_left(ids, before)
-            count = self._count_first(place, window)
-        else:
-            while place < len(ids) and ids[place] < before:
-                count += window.start <= instants[place] < window.end
-                place += 1
-        self._counted[window.kind] = window, place, count
-        return count
+        ids = self._ids
+        if ids and ids[-1] >= before:
+            return self._count_first(bisect_left(ids, before), window)
+        counted = self._counted.get(window.kind)
+        if counted is None or counted.start != window.start or counted.end != window.end:
+            counted = self._counted[window.kind] = _Counted(window, self._count_first(len(ids), window))
+        return counted.count
 
     def _count_first(self, end: int, window: Window) -> int:
         """How many of the first `end` decisions have their instants in `window`."""
@@ -154,6 +157,17 @@ class _Turns:
         last = bisect_left(latest, window.end + _BACK_SECONDS, surely_to, end)
         edges = (*self._instants[first:surely_in], *self._instants[surely_to:last])
         return surely_to - surely_in + sum(window.start <= at < window.end for at in edges)
+
+
+class _Counted:
+    """How many of a holder's decisions there are so far in a window."""
+
+    __slots__ = ("count", "end", "start")
+
+    def __init__(self, window: Window, count: int) -> None:
+        self.start = window.start
+        self.end = window.end
+        self.count = count
 
 
 class Answers:
@@ -190,7 +204,7 @@ def instant_of(row: asyncpg.Record) -> int:
 
 def lead_of(row: asyncpg.Record) -> Lead:
     """The lead of a record, as it was read."""
-    return Lead(row["lead_id"], row["offer_id"], row["vertical_id"], row["market_id"], row["postal_code"], row["city"])
+    return Lead(*_lead_of(row))
 
 
 def again(row: asyncpg.Record, indexes: Indexes) -> Again:
@@ -209,7 +223,7 @@ def compare(made: Again, served: Before) -> Difference | None:
     row, decision = made.row, made.decision
     if decision is None:
         return _difference(row, is_intact(row, made.indexes), [Fact("state", row["state"].hex(), made.problem)])
-    facts = list(_results(row, decision))
+    facts = _results(row, decision)
     # where the result is the same, both have the same head
     intact = _digest_of(made) == row["digest"] if not facts else is_intact(row, made.indexes)
     if not intact:
@@ -223,20 +237,23 @@ def _difference(row: asyncpg.Record, is_intact: bool, facts: Iterable[Fact]) -> 
     return Difference(row["id"], row["lead_id"], row["engine_version"], is_intact, tuple(facts))
 
 
-def _results(row: asyncpg.Record, decision: Decision) -> Iterator[Fact]:
+def _results(row: asyncpg.Record, decision: Decision) -> list[Fact]:
     policy, winner = decision.policy, decision.winner
-    for column, replayed in (
-        ("outcome", decision.outcome),
-        ("cause", decision.cause),
-        ("buyer_id", None if winner is None else winner.buyer_id),
-        ("policy_id", None if policy is None else policy.id),
-        ("policy_version", None if policy is None else policy.version),
-    ):
-        if row[column] != replayed:
-            yield Fact(column, row[column], replayed)
-    flags = row["flags"] or []
-    if flags != list(decision.flags):
-        yield Fact("flags", flags, list(decision.flags))
+    recorded = (*_results_of(row), row["flags"] or None)
+    replayed = (
+        decision.outcome,
+        decision.cause,
+        None if winner is None else winner.buyer_id,
+        None if policy is None else policy.id,
+        None if policy is None else policy.version,
+        list(decision.flags) or None,
+    )
+    if recorded == replayed:
+        return []
+    names = (*_RESULTS, "flags")
+    return [
+        Fact(*differing) for differing in zip(names, recorded, replayed, strict=True) if differing[1] != differing[2]
+    ]
 
 
 def _digest_of(made: Again) -> bytes:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -38,6 +39,7 @@ LISTED = 1_000
 """Differences that a report names; the others are counted."""
 CONNECT_SECONDS = 10
 
+_versions_of = itemgetter("engine_version", "tzdata_version", "unicode_version")
 _CHOSEN = """(($1::timestamptz is null or d.decided_at >= $1) and ($2::uuid is null or d.lead_id = $2)
   and ($3::bigint[] is null or d.id = any($3)))"""
 
@@ -303,7 +305,7 @@ class Replaying:
         found = compare(made, served)
         if found is not None:
             require_named(row, made.indexes)
-        is_ours = (row["engine_version"], row["tzdata_version"], row["unicode_version"]) == VERSIONS
+        is_ours = _versions_of(row) == VERSIONS
         # a row that does not fit its digest was changed afterwards, unless a newer release makes digests otherwise
         ours = is_ours or (found is not None and not found.is_intact and not _is_newer(row["engine_version"]))
         if found is not None and found.is_unsupported:

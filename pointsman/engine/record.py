@@ -23,10 +23,11 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
-from pointsman.engine.capacity import Cap, State, caps
+from pointsman.engine.capacity import Cap, State, bind
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, Snapshot, decide
 from pointsman.model import Lead
@@ -41,6 +42,7 @@ _OPENING = _LENGTH(len(_MARK)) + _MARK + _ID
 _BASIS = struct.Struct(">IqI16sIq").pack
 _POLICY = struct.Struct(">I16sIq").pack
 _REMEMBERED_TEXTS = 1 << 14
+_TURN = attrgetter("turn")
 
 
 class StoredState(NamedTuple):
@@ -96,11 +98,13 @@ def packed_state(used: Sequence[tuple[int, int]], positions: Sequence[int]) -> b
 
 def named(decision: Decision) -> list[tuple[Cap, int]]:
     """The caps whose counters the state names, with their names, in its order."""
-    asked = (*decision.takes, *decision.full)
-    if not asked:
-        return []
-    turns = [enrollment.turn for enrollment in decision.covering]
-    return [(cap, name(cap, bisect_left(turns, cap.counter[0][:16]))) for cap in asked]
+    covering, winner = decision.covering, decision.winner
+    names = [(cap, name(cap, bisect_left(covering, cap.counter[0][:16], key=_TURN))) for cap in decision.full]
+    if decision.takes:
+        assert winner is not None  # or nobody would take anything
+        place = bisect_left(covering, winner.turn, key=_TURN)
+        names[:0] = [(cap, name(cap, place)) for cap in decision.takes]
+    return names
 
 
 def name(cap: Cap, place: int) -> int:
@@ -123,11 +127,12 @@ def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, aroun
     """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
     if stored.used:
         covering = snapshot.covering(lead)
-        for place in dict.fromkeys(number // 4 for number in stored.used):
-            for cap in caps(covering[place], at) if place < len(covering) else ():
-                used = stored.used.get(name(cap, place))
-                if used is not None:
-                    around.used[cap.counter] = used
+        for number, used in stored.used.items():
+            place, slot = number >> 2, number & 3
+            if place < len(covering):
+                for limit in covering[place].limits:
+                    if limit.slot == slot:
+                        around.used[bind(covering[place], limit, at).counter] = used
     return decide(lead, snapshot, _Recorded(stored.positions, around), at)
 
 
