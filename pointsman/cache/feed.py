@@ -39,7 +39,9 @@ VERIFY_SECONDS = 60.0
 COMPARED_ROWS = 100_000
 """Changes that may come while the tables are read for a comparison; with more it is left for another time."""
 SLICE_ROWS = 1_000
-"""Rows read or applied between two looks at other work: some milliseconds."""
+"""Rows loaded or compared between two looks at other work: some milliseconds."""
+LOGGED_ROWS = 500
+"""Rows of the log read and applied at once, which take longer."""
 
 
 class FeedState(StrEnum):
@@ -168,11 +170,11 @@ class Cache:
         """
         while True:
             asked_at, since = time.monotonic(), self._at
-            changes = None if since is None else await self._changes(connection, since, SLICE_ROWS)
+            changes = None if since is None else await self._changes(connection, since, LOGGED_ROWS)
             async with self._lock:
                 if self._at == since:
                     await self._take(connection, changes)
-                elif not changes or len(changes) == SLICE_ROWS or not self._has(changes[-1].version):
+                elif not changes or len(changes) == LOGGED_ROWS or not self._has(changes[-1].version):
                     continue  # somebody else has moved on meanwhile, and perhaps not as far
             self._proven_at = max(self._proven_at, asked_at)
             return
@@ -277,7 +279,7 @@ class Cache:
 
     async def _apply(self, connection: Connection, indexes: Indexes, changes: list[RowImage]) -> None:
         """Apply these, or all there is if that is more, in place; what breaks off on the way loads anew."""
-        if len(changes) == SLICE_ROWS:
+        if len(changes) == LOGGED_ROWS:
             is_followed = await self._apply_many(connection, indexes)
         elif is_followed := _says_all(changes):
             self._is_whole = False
@@ -293,7 +295,7 @@ class Cache:
         self._is_whole = False
         with translated():
             async with connection.transaction():
-                async for changes in self._store.all_changes(connection, since, SLICE_ROWS):
+                async for changes in self._store.all_changes(connection, since, LOGGED_ROWS):
                     if changes is None or not _says_all(changes):
                         return False
                     await _apply(indexes, changes)

@@ -358,7 +358,7 @@ async def test_history_that_is_pruned_between_two_reads_is_loaded_anew(
 
     async with Router.open(database) as router:
         await follows(router, connection)
-        monkeypatch.setattr(feed, "SLICE_ROWS", 1)  # so that the first trip does not bring all
+        monkeypatch.setattr(feed, "LOGGED_ROWS", 1)  # so that the first trip does not bring all
         monkeypatch.setattr(Store, "all_changes", prune_first)
         async with router.cache._lock:  # the router is elsewhere
             await connection.execute("update buyers set status = 'paused' where id = $1", first)
