@@ -45,7 +45,7 @@ class Beliefs(State):
         for decision, decision_id in zip(batch.decisions, claimed.done, strict=True):
             if decision_id and decision.winner is not None:
                 for cap in decision.takes:
-                    self.used[cap.counter] += 1
+                    self.used[cap.counter] = self.used.get(cap.counter, 0) + 1
                     self.since[cap.counter] = cap.changed
                 self.positions[decision.winner.turn] = decision_id
         if len(self.used) > _REMEMBERED_COUNTERS:
@@ -227,19 +227,19 @@ class Batch(State):
         ]
 
     def answered_alone(self, answer: list[int] | None) -> Claimed:
-        """What `claim_one_1` answered, in the form of the batch's answer."""
+        """What `claim_one_1` answered, in the form of the batch's answer; nothing is seen where all was as believed."""
         if answer is None:
             return Claimed([0], [None], [], [], {"alone": True})
+        done, *true = answer
+        if not true:
+            return Claimed([done], [None], [], [], None)
         (decision,) = self.decisions
         takes = sorted(decision.takes, key=_order_of_locks)
         counters = [cap.counter for cap in (*takes, *decision.full)]
-        turns = [enrollment.turn for enrollment in decision.compared]
-        done, *true = answer
-        used = {counter: self._seen.used.get(counter, 0) for counter in counters}
+        used = dict(zip(counters, true, strict=False))
         positions = {turn: self._seen.positions.get(turn, 0) for turn in self._turns}
-        if true:
-            used |= zip(counters, true, strict=False)
-            positions |= zip(turns, true[len(counters) :], strict=True)
+        turns = [enrollment.turn for enrollment in decision.compared]
+        positions |= zip(turns, true[len(counters) :], strict=True)
         self._put_taken_first()
         return Claimed(
             [done],
