@@ -75,8 +75,8 @@ class Served:
     """Who was served when: what the decisions before any decision left.
 
     Decisions are taken in in the order of ids, and asked about in nearly the same one: then the answer is at hand. Of
-    decisions before the instant `known_from`, which may have been pruned, only
-    the last turns are known. Holders, whose caps leads count under, go by the first 32 bytes of a meter: `turn`.
+    decisions before the instant `known_from`, which may have been pruned, only the last turns are known. Holders, whose
+    caps leads count under, go by the first 32 bytes of a meter, which are an enrollment's `turn`.
     """
 
     def __init__(self, known_from: int | None = None) -> None:
@@ -250,10 +250,8 @@ def _results(row: asyncpg.Record, decision: Decision) -> list[Fact]:
     )
     if recorded == replayed:
         return []
-    names = (*_RESULTS, "flags")
-    return [
-        Fact(*differing) for differing in zip(names, recorded, replayed, strict=True) if differing[1] != differing[2]
-    ]
+    facts = map(Fact, (*_RESULTS, "flags"), recorded, replayed)
+    return [fact for fact in facts if fact.recorded != fact.replayed]
 
 
 def _digest_of(made: Again) -> bytes:

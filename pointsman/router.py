@@ -44,7 +44,7 @@ from pointsman.errors import (
 from pointsman.history import Extent, missing_version, read_extent
 from pointsman.metrics import Gauges, Metrics
 from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
-from pointsman.proof import Answers, again, compare, require_named
+from pointsman.proof import Answers, again, compare, is_intact, require_named
 from pointsman.store import (
     Claimed,
     Connection,
@@ -587,10 +587,14 @@ class Router:
             extent = await read_extent(connection)
             record = read_record(row)
             indexes = await self._indexes_at(connection, record, extent)
+            if not is_intact(row, indexes):
+                raise _differing(row)
             question = Question(indexes.covering(record.lead), micros(record.decided_at))
             before = await self._store.state_before(connection, decision_id, question.arguments())
         around = question.answered(*before)
-        _require_same(row, indexes, Answers(around))
+        require_named(row, indexes)
+        if compare(again(row, indexes), Answers(around)) is not None:
+            raise _differing(row)
         decision = redecide(record.lead, indexes, read_state(record.state), micros(record.decided_at), around)
         if not question.is_answered_by(around):
             raise HistoryPruned(
@@ -718,16 +722,13 @@ def _outcome(decision: Decision, config_version: int, decision_id: int | None, s
     )
 
 
-def _require_same(row: asyncpg.Record, indexes: Indexes, before: Answers) -> None:
-    """Raise unless the decision comes out again as it is recorded, on what the decisions before it left."""
-    require_named(row, indexes)
-    if compare(again(row, indexes), before) is not None:
-        decision_id, release = row["id"], row["engine_version"]
-        maker = "" if release == engine.__version__ else f", which release {release} made,"
-        raise DecisionDiffers(
-            f"decision {decision_id}{maker} does not come out again as it is recorded; "
-            f"`pointsman replay --decision {decision_id}` says what differs"
-        )
+def _differing(row: asyncpg.Record) -> DecisionDiffers:
+    decision_id, release = row["id"], row["engine_version"]
+    maker = "" if release == engine.__version__ else f", which release {release} made,"
+    return DecisionDiffers(
+        f"decision {decision_id}{maker} does not come out again as it is recorded; "
+        f"`pointsman replay --decision {decision_id}` says what differs"
+    )
 
 
 def _log(lead_id: UUID, answer: Answer) -> None:

@@ -480,9 +480,10 @@ ANOTHER_BUYER = (
         ([BUYERS_PAUSED], DecisionDiffers, "--decision 3"),
         (["update pointsman.decisions set city = 'Peoria' where id = 3"], DecisionDiffers, "--decision 3"),
         (["update pointsman.decisions set state = '\\xff' where id = 3"], DecisionDiffers, "--decision 3"),
+        (["update pointsman.decisions set decided_at = 'infinity' where id = 3"], DecisionDiffers, "--decision 3"),
         ([ANOTHER_BUYER], DecisionDiffers, "--decision 3"),
     ],
-    ids=["commit", "entries", "version", "baseline", "policy", "configuration", "lead", "state", "buyer"],
+    ids=["commit", "entries", "version", "baseline", "policy", "configuration", "lead", "state", "instant", "buyer"],
 )
 async def test_damaged_past_is_told_as_such_and_never_explained_wrongly(
     database: str,
