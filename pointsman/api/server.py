@@ -163,7 +163,11 @@ def _beside(shared: socket.socket) -> list[socket.socket]:
     if shared.family == socket.AF_INET6:
         only = shared.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
-    own.bind(shared.getsockname())
+    try:
+        own.bind(shared.getsockname())
+    except OSError:  # not every kernel that calls itself Linux lets the first socket share once it is bound
+        own.close()
+        return []
     return [own]
 
 

@@ -185,6 +185,11 @@ def test_connections_that_come_at_once_are_dealt_out_among_the_workers_that_list
         assert 0 < waiting(own) < 100
 
 
+def test_workers_that_may_not_listen_beside_each_other_have_the_one_socket() -> None:
+    with server.listen("127.0.0.1", 0, ()) as shared:
+        assert [] == server._beside(shared)
+
+
 @linux
 def test_a_port_that_workers_share_is_taken_for_every_other_service() -> None:
     with server.listen("127.0.0.1", 0, ()) as shared:
