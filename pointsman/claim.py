@@ -76,7 +76,6 @@ class Batch(State):
         "_last_win",
         "_now",
         "_seen",
-        "_states",
         "_turns",
         "_uses",
         "decisions",
@@ -102,7 +101,6 @@ class Batch(State):
         self._uses: list[tuple[Counter, bool, int, int]] = []
         self._compares: list[tuple[bytes, bool, int]] = []
         self._heads: list[bytes] = []
-        self._states: list[bytes | None] = []
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
         position, won = self.positions.get, self._last_win.get
@@ -126,23 +124,18 @@ class Batch(State):
         self.decisions.append(decision)
         lead = len(self.decisions)
         taken = len(decision.takes)
-        used = []
         for index, (cap, name) in enumerate(record.named(decision)):
             counter, takes = cap.counter, index < taken
             ahead = self.ahead.get(counter, 0)
             self._counters.setdefault(counter, cap)
             self._uses.append((counter, takes, ahead, name))
-            used.append((name, self._seen.used.get(counter, 0) + ahead))
             if takes:
                 self.ahead[counter] = ahead + 1
-        positions = self.positions_of(decision.compared)
         for enrollment in decision.compared:
             self._turns.setdefault(enrollment.turn, enrollment)
             wins = enrollment is decision.winner
             self._compares.append((enrollment.turn, wins, self._last_win.get(enrollment.turn, 0)))
         self._heads.append(record.head(decision, *self.version))
-        names_this_batch = any(position >= _SERVED_IN_BATCH for position in positions)
-        self._states.append(None if names_this_batch else record.packed_state(used, positions))
         if decision.winner is not None:
             self._turns.setdefault(decision.winner.turn, decision.winner)
             self._last_win[decision.winner.turn] = lead
@@ -159,7 +152,6 @@ class Batch(State):
             self.taken,
             *counter_arrays(self._counters.values()),
             [counter not in self._known.used for counter in self._counters],
-            [self._seen.used.get(counter, 0) for counter in self._counters],
             [self.ahead.get(counter, 0) for counter in self._counters],
             [counter_index[counter] * (1 if takes else -1) for counter, takes, _, _ in self._uses],
             [ahead for _, _, ahead, _ in self._uses],
@@ -191,6 +183,7 @@ class Batch(State):
         changed = {cap.level: cap.changed for cap in decision.takes}
         full, compared = decision.full, decision.compared
         since, seen = self._known.since, self._seen
+        state = record.written_state(decision, seen)
         return [
             *self._basis(),
             lead.id,
@@ -206,24 +199,24 @@ class Batch(State):
             None if policy is None else policy.id,
             None if policy is None else policy.version,
             self._heads[0],
-            self._states[0],
-            _digest(self._heads[0], self._states[0]),
+            state,
+            record.digest(self._heads[0], state),
             *((None, None) if hour is None else (hour.opens, hour.closes)),
             *((None, None) if day is None else (day.opens, day.closes)),
             changed.get("buyer"),
             changed.get("enrollment"),
             [name for _, name in takes] or None,
             [cap.limit for cap, _ in takes] or None,
-            [seen.used.get(cap.counter, 0) for cap, _ in takes] or None,
+            [seen.usage(cap.counter) for cap, _ in takes] or None,
             any(since.get(cap.counter, -1) < cap.changed for cap, _ in takes),
             [cap.buyer_id for cap in full] or None,
             [cap.window.opens for cap in full] or None,
             names[len(takes) :] or None,
             [cap.limit for cap in full] or None,
-            [seen.used.get(cap.counter, 0) for cap in full] or None,
+            [seen.usage(cap.counter) for cap in full] or None,
             seen.position(winner) if winner is not None and compared else None,
             [enrollment.buyer_id for enrollment in compared] or None,
-            [seen.position(enrollment) for enrollment in compared] or None,
+            seen.positions_of(compared) or None,
         ]
 
     def answered_alone(self, answer: list[int] | None) -> Claimed:
@@ -280,15 +273,9 @@ class Batch(State):
             [None if policy is None else policy.version for policy in policies],
             [0 if winner is None else turn_index[winner.turn] for winner in winners],
             self._heads,
-            self._states,
-            list(map(_digest, self._heads, self._states)),
             list(accumulate(len(decision.takes) + len(decision.full) for decision in self.decisions)),
             list(accumulate(len(decision.compared) for decision in self.decisions)),
         ]
-
-
-def _digest(head: bytes, state: bytes | None) -> bytes | None:
-    return None if state is None else record.digest(head, state)
 
 
 def _order_of_locks(cap: Cap) -> int:

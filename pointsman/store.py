@@ -67,8 +67,8 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 _CLAIM_OF_NOTHING: tuple[Any, ...] = (
     *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
-    *([[]] * 18),
-    *(0, *([[]] * 10)),
+    *([[]] * 16),
+    *(0, *([[]] * 9)),
     *([[]] * 3),
     *(0, *([[]] * 4)),
     *([[]] * 2),

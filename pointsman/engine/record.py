@@ -75,14 +75,14 @@ def head(decision: Decision, config_version: int, token: UUID) -> bytes:
 
 
 def digest(head_bytes: bytes, state: bytes) -> bytes:
-    """What the claim computes in SQL, here for replay and for tests."""
+    """The digest of a record, which the claim computes in SQL too."""
     return sha256(head_bytes + state).digest()[:DIGEST_BYTES]
 
 
 def written_state(decision: Decision, state: State) -> bytes:
-    """The state of a decision that was made on `state`, as the claim writes it in SQL; here for vectors and tests."""
+    """The state of a decision that was made on `state`, if the claim proves just that."""
     used = [(number, state.usage(cap.counter)) for cap, number in named(decision)]
-    return packed_state(used, [state.position(enrollment) for enrollment in decision.compared])
+    return packed_state(used, state.positions_of(decision.compared))
 
 
 def packed_state(used: Sequence[tuple[int, int]], positions: Sequence[int]) -> bytes:

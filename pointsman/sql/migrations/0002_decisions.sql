@@ -112,11 +112,10 @@ $$;
 --
 -- Arrays by what they describe, indexes from 1:
 -- l_ leads in queue order. l_buyer null: nobody. l_winner: the winner's place in r_, 0 for nobody. l_head: engine/record.py.
---    l_state, l_digest: the record's, if all is as believed; null where it names a decision of this batch.
 --    l_uses, l_compares: where what the lead says ends in u_ and c_, which are in the order of leads.
 -- k_ distinct counters: first the k_taken that leads count under, then those only believed full. k_new: this router has
---    never seen the row. k_changed: the config version at which the holder's caps or zone last changed. k_used: how many
---    leads it is believed to have counted. k_need: how many leads of the batch count under it.
+--    never seen the row. k_changed: the config version at which the holder's caps or zone last changed. k_need: how many
+--    leads of the batch count under it.
 -- u_ what a lead says of a counter: u_counter: its place in k_, negative where it is believed full, else the lead counts
 --    under it. u_ahead: how many earlier leads of the batch count under it. u_name: how the record names it.
 -- r_ distinct enrollments whose turn matters: first the r_taken that win, then those only compared with. r_position: where
@@ -135,9 +134,9 @@ create function pointsman.claim_1(
   p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
   l_id uuid[], l_offer uuid[], l_vertical uuid[], l_market uuid[], l_postal_code text[], l_city text[], l_outcome text[],
   l_cause text[], l_flags text[], l_buyer uuid[], l_policy uuid[], l_policy_version bigint[], l_winner int[], l_head bytea[],
-  l_state bytea[], l_digest bytea[], l_uses int[], l_compares int[],
+  l_uses int[], l_compares int[],
   k_taken int, k_buyer uuid[], k_offer uuid[], k_kind text[], k_from timestamptz[], k_to timestamptz[], k_cap bigint[],
-  k_changed bigint[], k_new bool[], k_used int[], k_need int[],
+  k_changed bigint[], k_new bool[], k_need int[],
   u_counter int[], u_ahead int[], u_name int[],
   r_taken int, r_buyer uuid[], r_offer uuid[], r_position bigint[], r_new bool[],
   c_entry int[], c_after int[],
@@ -162,7 +161,6 @@ declare
   j int;
   k int;
   seen int[];
-  as_believed bool := false;
 begin
   -- each statement must see what was committed before it, whatever the role's or the database's default is
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -299,10 +297,7 @@ begin
   then
     done := array(
       select coalesce(d.id, nextval('pointsman.decisions_id_seq')) from unnest(done) with ordinality d(id, i) order by d.i);
-    as_believed := used is not distinct from nullif(k_used, '{}') and positions is not distinct from nullif(r_position, '{}');
-    if not as_believed or array_position(l_state, null) > 0 then
-      seen := array(select used[abs(u.k)] + u.ahead from unnest(u_counter, u_ahead) with ordinality u(k, ahead, i) order by u.i);
-    end if;
+    seen := array(select used[abs(u.k)] + u.ahead from unnest(u_counter, u_ahead) with ordinality u(k, ahead, i) order by u.i);
   else
   -- 6. or lead by lead in queue order, on what the leads before it really took
     running := used;
@@ -364,19 +359,18 @@ begin
     select y.d, p_at, p_version, y.id, y.o, y.v, y.m, y.b, y.policy, y.policy_version,
       1 + (select count(*) from pointsman.decisions e where e.lead_id = y.id and e.outcome = 'routed'),
       y.outcome, y.cause, string_to_array(nullif(y.flags, ''), ','), y.p, y.c, p_engine, p_tzdata, p_unicode,
-      y.true_state, case when y.true_state = y.state then y.digest else substring(sha256(y.head || y.true_state) for 16) end
+      y.state, substring(sha256(y.head || y.state) for 16)
     from (
-      select x.*, case when as_believed and x.state is not null then x.state else pointsman.state(
+      select x.*, pointsman.state(
           u_name[x.u_start+1:x.u_end], seen[x.u_start+1:x.u_end],
-          array(
+          case when x.c_start < x.c_end then array(
             select case when c.after > 0 then done[c.after] else positions[abs(c.r)] end
             from unnest(c_entry[x.c_start+1:x.c_end], c_after[x.c_start+1:x.c_end]) with ordinality c(r, after, j)
-            order by c.j)) end as true_state
+            order by c.j) end) as state
       from unnest(done, repeated, l_id, l_offer, l_vertical, l_market, l_buyer, l_policy, l_policy_version, l_outcome, l_cause,
-                  l_flags, l_postal_code, l_city, l_head, l_state, l_digest, 0 || l_uses, l_uses, 0 || l_compares, l_compares)
-        x(d, repeated, id, o, v, m, b, policy, policy_version, outcome, cause, flags, p, c, head, state, digest,
-          u_start, u_end, c_start, c_end)
-      where x.d > 0 and x.repeated is null) y
+                  l_flags, l_postal_code, l_city, l_head, 0 || l_uses, l_uses, 0 || l_compares, l_compares)
+        x(d, repeated, id, o, v, m, b, policy, policy_version, outcome, cause, flags, p, c, head, u_start, u_end, c_start, c_end)
+      where x.d > 0 and x.repeated is null offset 0) y  -- or each mention of the state would make it again
     order by y.d;
 end $$;
 
