@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -43,6 +44,9 @@ SLICE_ROWS = 1_000
 LOGGED_ROWS = 500
 """Rows of the log read and applied at once, which take longer."""
 
+_NOBODY_ELSE = 2
+"""References to what stands in a list alone: the list's, and that of the question itself."""
+
 
 class FeedState(StrEnum):
     """How far the cache may be believed."""
@@ -70,6 +74,7 @@ class Cache:
         self._listen_dsn = listen_dsn
         self._timeout = timeout
         self._indexes: Indexes | None = None
+        self._replaced: list[Indexes] = []
         self._is_whole = False
         self._lock = asyncio.Lock()
         self._doorbell = asyncio.Event()
@@ -177,6 +182,7 @@ class Cache:
                 elif not changes or len(changes) == LOGGED_ROWS or not self._has(changes[-1].version):
                     continue  # somebody else has moved on meanwhile, and perhaps not as far
             self._proven_at = max(self._proven_at, asked_at)
+            await self._clear_away()
             return
 
     async def _changes(self, connection: Connection, since: Version, limit: int) -> list[RowImage] | None:
@@ -199,7 +205,8 @@ class Cache:
             async with self._lock:
                 found = await self._compare(connection, true)
         if not found:
-            await _let_go(true)
+            await _free(true)
+        await self._clear_away()
         return found
 
     async def _compare(self, connection: Connection, true: Indexes) -> dict[str, int]:
@@ -211,6 +218,7 @@ class Cache:
         if found:
             log.error("the cache was not as the tables are, and has been replaced", rows=found)
             self.differences += sum(found.values())
+            self._replaced.append(indexes)
             self._indexes = true
         return found
 
@@ -247,9 +255,19 @@ class Cache:
 
     async def _load(self, connection: Connection) -> None:
         """Put indexes made of the tables in the place of the old ones."""
-        self._indexes = await self._read(connection)
+        old, self._indexes = self._indexes, await self._read(connection)
+        if old is not None:
+            self._replaced.append(old)
         self._is_whole = True
         self._metrics.loads.inc()
+
+    async def _clear_away(self) -> None:
+        """Free indexes that were replaced, in slices, unless somebody holds them, as a last resort that will decide."""
+        while self._replaced:
+            is_held = sys.getrefcount(self._replaced[-1]) > _NOBODY_ELSE
+            old = self._replaced.pop()
+            if not is_held:
+                await _free(old)
 
     async def _read(self, connection: Connection) -> Indexes:
         """New indexes of the tables as of one moment."""
@@ -374,11 +392,8 @@ class Cache:
                 log.warning("the database is away", error=str(error))
 
 
-async def _let_go(indexes: Indexes) -> None:
-    """Free indexes that nobody else has ever seen, in slices: of a million rows it takes a tenth of a second.
-
-    Not those that are replaced: a last resort may be about to decide on them.
-    """
+async def _free(indexes: Indexes) -> None:
+    """Let go of indexes that nobody else uses, in slices: of a million rows it takes a tenth of a second."""
     for rows in indexes.parts():
         while rows:
             for _ in range(min(SLICE_ROWS, len(rows))):

@@ -321,6 +321,34 @@ async def test_emptied_table_is_loaded_anew(database: str, connection: asyncpg.C
         await same_as_a_fresh_one(router, database, connection)
 
 
+async def test_indexes_that_are_replaced_are_freed_piece_by_piece(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    _, first, _ = await two_buyers(connection)
+    async with Router.open(database) as router:
+        buyers = indexes(router).buyers
+        await connection.execute("truncate offer_exclusivities")
+
+        async def freed() -> bool:
+            return not buyers
+
+        await until(freed, "the old indexes are freed")
+        assert first in indexes(router).buyers
+
+
+async def test_indexes_that_are_replaced_stay_whole_for_those_who_hold_them(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    _, first, _ = await two_buyers(connection)
+    async with Router.open(database) as router:
+        before = indexes(router)
+        await connection.execute("truncate offer_exclusivities")
+        await follows(router, connection)
+        await router.cache.verify()  # which clears away what is left
+        assert [] == router.cache._replaced
+        assert first in before.buyers
+
+
 async def test_fork_with_the_same_version_is_loaded_anew(database: str, connection: asyncpg.Connection) -> None:
     """After a fail-over that lost a commit: the number is the same, what happened under it is not."""
     offer, first, second = await two_buyers(connection)
