@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from random import Random
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 from pointsman.cache.indexes import Indexes
 from pointsman.engine.capacity import State
+from pointsman.engine.configuration import read_area
+from pointsman.engine.decide import decide
 from pointsman.engine.explain import Standing, explain
 from pointsman.engine.hours import WEEKDAYS
 from pointsman.engine.nearest import short_of_balance, with_balance, with_nearest
-from pointsman.model import Lead, LostBy, NearestMiss
+from pointsman.model import Lead, LostBy, NearestMiss, micros
 
+from .chance import a_case, state_of
+from .oracle import Case
 from .worlds import (
     MARKET,
     NOON,
@@ -24,9 +31,12 @@ from .worlds import (
     ONE,
     THREE,
     TWO,
+    Image,
     candidate,
     decided,
     exclusivity,
+    make_area,
+    make_indexes,
     make_lead,
     make_rules,
     make_state,
@@ -157,6 +167,101 @@ def test_no_area_would_hold_a_lead_without_a_market() -> None:
 
 def test_holder_that_is_not_enrolled_has_no_single_change() -> None:
     assert miss(standing(make_world(candidate(2), exclusivity(buyer_id=ONE)))) is None
+
+
+@settings(max_examples=400)
+@given(st.randoms(use_true_random=False))
+def test_the_change_that_is_named_does_it_in_any_world(rng: Random) -> None:
+    """Made, it leaves the buyer eligible; another instant or a fuller lead may fall under another's exclusivity."""
+    case = a_case(rng)
+    for excluded in told(case).excluded:
+        near = excluded.nearest_miss
+        if near is None:
+            continue
+        event(near.change)
+        for other in with_change(case, excluded.buyer_id, near):
+            found = told(other)
+            left = [
+                reason.code for out in found.excluded if out.buyer_id == excluded.buyer_id for reason in out.reasons
+            ]
+            if near.change == "repair":
+                assert "invalid_configuration" not in left
+            elif left:
+                assert near.change in ("complete_lead", "later")
+                assert ["held_by_exclusive_buyer"] == left
+            else:
+                assert excluded.buyer_id in [ranked.buyer_id for ranked in found.eligible]
+
+
+def told(case: Case) -> Standing:
+    world, state, at = make_indexes(case.rows), state_of(case), micros(case.at)
+    decision = decide(case.lead, world, state, at)
+    return with_nearest(explain(decision, world, state), decision, world, state)
+
+
+def with_change(case: Case, buyer: UUID, near: NearestMiss) -> list[Case]:
+    """The case after the change that is named; several where any of some would do."""
+    facts, lead = near.facts, case.lead
+    match near.change:
+        case "end_exclusivity":
+            return [case._replace(rows=[row for row in case.rows if row[1].get("id") != facts["exclusivity_id"]])]
+        case "later":
+            return [case._replace(at=facts["at"])]
+        case "complete_lead":
+            return [
+                case._replace(lead=lead._replace(**{area.scope: area.value}))
+                for area in (read_area(image) for table, image in case.rows if table == "buyer_service_areas")
+                if area
+                and (area.buyer_id, area.market_id) == (buyer, lead.market_id)
+                and area.scope in facts["missing"]
+            ]
+        case "add_service_area":
+            place = {"buyer_id": buyer, "market_id": facts["market_id"], "id": uid(0x5, 999)}
+            scopes = [scope for scope in ("postal_code", "city") if scope in facts] or ["market"]
+            areas = [make_area(**place, scope=scope, value=facts.get(scope)) for scope in scopes]
+            return [case._replace(rows=[*case.rows, ("buyer_service_areas", area)]) for area in areas]
+        case _:
+            return [
+                case._replace(rows=[(table, changed(table, image, case, buyer, near)) for table, image in case.rows])
+            ]
+
+
+GOOD = {
+    "acceptance_hours": None,
+    "timezone": "UTC",
+    "hourly_cap": None,
+    "daily_cap": None,
+    "priority_rank": 1,
+    "weight": 1,
+    "sla_response_seconds": 0,
+}
+
+
+def changed(table: str, image: Image, case: Case, buyer: UUID, near: NearestMiss) -> Image:
+    """A row as the change makes it, if it is the buyer's or its enrollment's."""
+    facts = near.facts
+    is_buyer = table == "buyers" and image["id"] == buyer
+    is_enrollment = table == "buyer_offers" and (image["buyer_id"], image["offer_id"]) == (buyer, case.lead.offer_id)
+    if not is_buyer and not is_enrollment:
+        return image
+    over: dict[str, Any] = {}
+    match near.change:
+        case "activate_enrollment":
+            over = {"is_active": True}
+        case "raise_weight":
+            over = {"weight": facts["weight"]}
+        case "resume_buyer":
+            over = {"status": "active"}
+        case "add_balance":
+            over = {"funded": True}
+        case "respond_within":
+            over = {"sla_response_seconds": facts["seconds"]}
+        case "repair":
+            over = {facts["field"]: GOOD[facts["field"]]}
+        case "raise_cap" if is_buyer == (facts["level"] == "buyer"):
+            cap = "hourly_cap" if facts["window"] == "hour" else "daily_cap"
+            over = {cap: image[cap] + facts["slots"]}
+    return {**image, **{column: value for column, value in over.items() if column in image}}
 
 
 def test_winner_lost_by_nothing() -> None:
