@@ -27,7 +27,7 @@ from pointsman.engine.zones import HOUR
 from pointsman.history import SLICE, History, missing_version
 from pointsman.model import instant
 from pointsman.proof import Served, instant_of, lead_of, require_named
-from pointsman.replay import Connection, Progress, Replaying, Selection, queries, reading, take_in
+from pointsman.replay import Connection, Progress, Replaying, Selection, queries, reading, served_before
 from pointsman.store import translated
 
 NOBODY_ELIGIBLE = ("no_eligible_buyers", "no_route_exclusive_fail_closed")
@@ -222,7 +222,7 @@ async def _arrivals(
     done = 0
     while rows := await cursor.fetch(SLICE):
         if state is None:
-            served = await _served_before(connection, rows[0]["id"])
+            served = await served_before(connection, rows[0]["id"])
             state = Forward(served, await configuration.at(rows[0]["config_version"]))
         for row in rows:
             indexes = await configuration.at(row["config_version"])
@@ -233,13 +233,6 @@ async def _arrivals(
         done += len(rows)
         progress(done)
     return list(arrivals.values())
-
-
-async def _served_before(connection: Connection, first_id: int) -> Served:
-    served = Served()
-    for row in await connection.fetch(queries("replay.sql")["served_before"], first_id):
-        take_in(served, row)
-    return served
 
 
 def _arrive(row: asyncpg.Record, snapshot: Drafted, state: Forward, arrivals: dict[tuple[UUID, int], Arrival]) -> None:

@@ -23,12 +23,15 @@ from pointsman.engine.configuration import NOBODY, Enrollment
 from pointsman.engine.decide import Decision
 from pointsman.engine.policy import Policy
 from pointsman.engine.record import StoredState, digest, head, named, read_state, redecide
-from pointsman.engine.zones import Window
+from pointsman.engine.zones import DAY, Window
 from pointsman.history import hole
 from pointsman.model import Lead, micros
 
 _BACK_SECONDS = 60 * 1_000_000
 """How far the instants of decisions may stand behind the order of their ids."""
+_WINDOWS_LAST = 3 * DAY
+"""What is older than this counts in no window that may be open: a local day can last more than a day, zones are a day
+apart."""
 _RESULTS = ("outcome", "cause", "buyer_id", "policy_id", "policy_version")
 _results_of = itemgetter(*_RESULTS)
 _lead_of = itemgetter("lead_id", "offer_id", "vertical_id", "market_id", "postal_code", "city")
@@ -113,12 +116,13 @@ class _Turns:
 
     No instant stands more than `_BACK_SECONDS` behind the latest one before it, which is kept beside it: it only grows,
     so a window's decisions are found by bisection, and only those near its edges are looked at one by one. The windows
-    that were asked about last, one of each kind, are counted on.
+    that were asked about last, one of each kind, are counted on. What no window counts any more is forgotten.
     """
 
-    __slots__ = ("_counted", "_ids", "_instants", "_latest")
+    __slots__ = ("_counted", "_forgotten", "_ids", "_instants", "_latest")
 
     def __init__(self) -> None:
+        self._forgotten = 0  # the last id of what is
         self._ids = array("q")
         self._instants = array("q")
         self._latest = array("q")
@@ -132,11 +136,20 @@ class _Turns:
         for counted in self._counted.values():
             if counted.start <= at < counted.end:
                 counted.count += 1
+        if not len(latest) & 0xFF:
+            self._forget(bisect_left(latest, latest[-1] - _WINDOWS_LAST))
+
+    def _forget(self, count: int) -> None:
+        """Drop the first `count` decisions, once they are most of all: what stays is moved."""
+        if 2 * count > len(self._ids):
+            self._forgotten = self._ids[count - 1]
+            for values in (self._ids, self._instants, self._latest):
+                del values[:count]
 
     def last(self, before: int) -> int:
         """The last id smaller than `before`, 0 if there is none."""
         place = bisect_left(self._ids, before)
-        return self._ids[place - 1] if place else 0
+        return self._ids[place - 1] if place else self._forgotten
 
     def count(self, window: Window, before: int) -> int:
         """How many decisions with smaller ids have their instants in `window`."""

@@ -322,9 +322,7 @@ class Replaying:
             await asyncio.sleep(0)
 
     async def _served(self, first_id: int) -> _ServedSoFar:
-        served = Served(self._extent.whole_from)
-        for row in await self._connection.fetch(self._sql["served_before"], first_id):
-            take_in(served, row)
+        served = await served_before(self._connection, first_id, self._extent.whole_from)
         return _ServedSoFar(served, await self._connection.cursor(self._sql["served"], first_id))
 
     async def _answers(self, made: Again) -> Before:
@@ -373,6 +371,14 @@ class _ServedSoFar:
         """The first row that was not read yet."""
         self._ahead = iter(await self._cursor.fetch(SLICE))
         return next(self._ahead, None)
+
+
+async def served_before(connection: Connection, first_id: int, known_from: int | None = None) -> Served:
+    """Who was served by decisions before one, as far as windows may still count them, and by each one's last."""
+    served = Served(known_from)
+    async for row in connection.cursor(queries("replay.sql")["served_before"], first_id, prefetch=SLICE):
+        take_in(served, row)
+    return served
 
 
 def take_in(served: Served, row: asyncpg.Record) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.engine.configuration import Enrollment, turn
-from pointsman.engine.zones import Window
+from pointsman.engine.zones import HOUR, Window
 from pointsman.model import EPOCH, instant
 from pointsman.proof import Served
 
@@ -57,6 +57,18 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(steps: list[int], as
         earlier = [(decision_id, at) for decision_id, at in decisions if decision_id < before]
         assert sum(window.start <= at < window.end for _, at in earlier) == served.counted(HOLDER, window, before)
         assert [earlier[-1][0] if earlier else 0, 0] == served.positions([enrolled(ONE), enrolled(TWO)], before)
+
+
+def test_what_no_window_counts_any_more_is_forgotten_and_turns_are_not() -> None:
+    served = Served()
+    for number in range(1, 5_001):
+        served.add(number, number * HOUR, HOLDER)
+    assert len(served._holders[HOLDER]._ids) < 500
+    window = Window("day", 4_980 * HOUR, 5_004 * HOUR, EPOCH, EPOCH)
+    assert (20, 10) == (served.counted(HOLDER, window, 5_000), served.counted(HOLDER, window, 4_990))
+    served.add(5_001, 5_001 * HOUR, turn(TWO, OFFER))
+    assert [5_000, 5_001] == served.positions([enrolled(ONE), enrolled(TWO)], 5_002)
+    assert [4_990, 0] == served.positions([enrolled(ONE), enrolled(TWO)], 4_991)
 
 
 def enrolled(buyer: UUID) -> Enrollment:
