@@ -68,6 +68,7 @@ class Areas(Mapping[UUID, Area]):
     def __init__(self) -> None:
         self._spots = PackedMap()  # id -> ordinal of the place, number of the buyer
         self.put_at = self._spots.put
+        """`put` of an id in bytes, a place's ordinal and a number, which answers in these."""
         self._places: list[Place | None] = []
         self._free: list[int] = []
 
@@ -116,8 +117,8 @@ class Areas(Mapping[UUID, Area]):
         pair = self._spots.pop(area_id.bytes)
         return None if pair is None else Spot(self._place(pair[0]), pair[1])
 
-    def found(self, market_id: UUID, scope: str, value: str | None, buyers: list[UUID]) -> Place:
-        """A new place."""
+    def new_place(self, market_id: UUID, scope: str, value: str | None, buyers: list[UUID]) -> Place:
+        """A place that no area counts in yet."""
         ordinal = self._free.pop() if self._free else len(self._places)
         place = Place(ordinal, market_id, scope, value, buyers)
         self._places[ordinal : ordinal + 1] = [place]

@@ -82,7 +82,7 @@ class Cell:
 class Market:
     """Who takes leads where in one market."""
 
-    __slots__ = ("_free", "areas", "buyers", "cells", "found", "id", "numbers", "places")
+    __slots__ = ("_free", "buyers", "cells", "counts", "found", "id", "numbers", "places")
 
     def __init__(self, market_id: UUID) -> None:
         self.id = market_id
@@ -91,8 +91,8 @@ class Market:
         """By number; whoever had a number that is free still stands there."""
         self.places: dict[str, dict[str | None, Place]] = {scope: {} for scope in _SCOPES}
         self.cells: dict[UUID, Cell] = {}
-        self.areas = {scope: array("I") for scope in _SCOPES}
-        """How many, by number."""
+        self.counts = {scope: array("I") for scope in _SCOPES}
+        """How many areas of a scope, by number."""
         self._free: list[int] = []
         # (offer, postal code, city) of leads -> who covers them, until anything changes here
         self.found: dict[tuple[UUID, str | None, str | None], tuple[Enrollment, ...]] = {}
@@ -105,7 +105,7 @@ class Market:
         else:
             number = len(self.buyers)
             self.buyers.append(buyer_id)
-            for counts in self.areas.values():
+            for counts in self.counts.values():
                 counts.append(0)
         self.numbers[buyer_id] = number
         return number
@@ -114,14 +114,14 @@ class Market:
         """Count an area in."""
         self.found.clear()
         place.add(number)
-        self.areas[place.scope][number] += 1
+        self.counts[place.scope][number] += 1
 
     def remove(self, place: Place, number: int) -> bool:
         """Take back what `add` counted in; true if it was the buyer's last here, who then has no number any more."""
         self.found.clear()
         place.remove(number)
-        self.areas[place.scope][number] -= 1
-        if any(counts[number] for counts in self.areas.values()):
+        self.counts[place.scope][number] -= 1
+        if any(counts[number] for counts in self.counts.values()):
             return False
         del self.numbers[self.buyers[number]]
         self._free.append(number)
@@ -130,7 +130,7 @@ class Market:
     def scopes(self, buyer_id: UUID) -> frozenset[str]:
         """The scopes in which the buyer has areas here."""
         number = self.numbers.get(buyer_id)
-        return frozenset() if number is None else frozenset(s for s, counts in self.areas.items() if counts[number])
+        return frozenset() if number is None else frozenset(s for s, counts in self.counts.items() if counts[number])
 
     def holding(self, postal_code: str | None, city: str | None) -> BitMap:
         """The numbers of the buyers with an area that holds a lead."""
@@ -344,7 +344,7 @@ class Indexes:
             market = self.markets[area.market_id] = Market(area.market_id)
         place = market.places[area.scope].get(area.value)
         if place is None:
-            place = self.areas.found(market.id, area.scope, area.value, market.buyers)
+            place = self.areas.new_place(market.id, area.scope, area.value, market.buyers)
             market.places[area.scope][area.value] = place
         return market, place
 

@@ -1,4 +1,4 @@
-"""New indexes out of the tables: the same as rows put in one by one make, in a third of the time."""
+"""New indexes out of the tables: the same as rows put in one by one make, in less than half of the time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pointsman.cache.indexes import Indexes, Market
 from pointsman.engine.configuration import NOBODY, read_area
 
 AreaRow = tuple[bytes, bytes | None, bytes | None, str | None, str | None]
-"""Of an active area: id, buyer, market, scope and value. Bytes are hashed in a fifth of the time that ids take."""
+"""Of an active area: id, buyer, market, scope and value. Bytes are hashed in a quarter of the time that ids take."""
 
 
 class _Known(NamedTuple):
@@ -50,11 +50,13 @@ class Loading:
     def _put_areas(self, rows: Iterable[AreaRow]) -> None:
         known, put = self._known, self.indexes.areas.put_at
         for area_id, buyer_id, market_id, scope, value in rows:
+            if buyer_id is None:
+                continue
             try:
                 found = known[market_id, scope, value]
             except KeyError:
                 found = known[market_id, scope, value] = self._look_up(market_id, scope, value)
-            if found is None or buyer_id is None:
+            if found is None:
                 continue
             place, ordinal, holders, counts, market, numbers = found
             number = numbers.get(buyer_id)
@@ -76,4 +78,4 @@ class Loading:
             return None
         found, place = self.indexes.place(area)
         numbers = self._numbers.setdefault(found.id, {})
-        return _Known(place, place.ordinal, place.holders, found.areas[place.scope], found, numbers)
+        return _Known(place, place.ordinal, place.holders, found.counts[place.scope], found, numbers)
