@@ -148,9 +148,10 @@ class _Reader:
         total: int = await self._connection.fetchval(self._sql["sizes"])
         configuration, done = Configuration(version.number, version.token, micros(now)), 0
         for table in TABLES:
-            async for rows in self._store.images(self._connection, table, SLICE_ROWS):
+            cursor = await self._connection.cursor(self._sql["written"].replace("@table@", table))
+            while rows := await cursor.fetch(SLICE_ROWS):
                 for row in rows:
-                    configuration.add(table, row)
+                    configuration.add(table, cast("Image", row))  # records are read like mappings
                 done += len(rows)
                 progress("reading", done, total)
         return configuration, now

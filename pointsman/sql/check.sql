@@ -14,6 +14,10 @@ select (select count(*) from @host@.offers) + (select count(*) from @host@.buyer
   + (select count(*) from @host@.buyer_service_areas) + (select count(*) from @host@.offer_exclusivities)
   + (select count(*) from @host@.routing_policies) as rows
 
+-- name: written
+-- All rows of a table as they are written; the cache's own reading leaves out those that are not in force.
+select * from pointsman.image_@table@
+
 -- name: triggers
 -- Tables whose changes do not reach the feed as they should, each with what is missing.
 select d.rel, 'triggers' as missing from pointsman.detached() d(rel)
