@@ -172,26 +172,29 @@ select d.* from pointsman.decisions d where d.id = $1
 select d.* from pointsman.decisions d where d.lead_id = $1 order by d.id + 0 desc
 
 -- name: images_at
--- The rows that a decision on offer $2 in market $3 could look at, as they were at version $1: the latest image of each
--- row since the baseline before it, unless it is gone or its table was emptied.
-with log as (
-  select l.rel, l.op, l.key, l.row, c.version, l.seq
-  from pointsman.config_commit c join pointsman.config_log l on l.change_set = c.change_set
+-- The rows that a decision on offer $2 in market $3 could look at, as they were at version $1: the images since the baseline
+-- before it that are near, unless a later entry changed or removed the row or emptied its table. What is near is looked for
+-- first: a million areas elsewhere are not put in order to find the latest image of each.
+with span as (
+  select c.change_set, c.version from pointsman.config_commit c
   where c.version <= $1 and c.version >= (select max(version) from pointsman.config_commit where baseline and version <= $1)),
-latest as (
-  select distinct on (log.rel, log.key) log.rel, log.op, log.key, log.row, log.version, log.seq
-  from log where log.op <> 't' order by log.rel, log.key, log.version desc, log.seq desc)
-select l.rel, l.op::text as op, l.key, l.row::text as image
-from latest l
-where l.op <> 'd'
+near as materialized (
+  select l.rel, l.op, l.key, l.row, s.version, l.seq from span s join pointsman.config_log l on l.change_set = s.change_set
+  where l.op not in ('d', 't')
+    and case l.rel
+      when 'offers' then l.row ->> 'id' = $2::uuid::text
+      when 'buyer_offers' then l.row ->> 'offer_id' = $2::uuid::text
+      when 'offer_exclusivities' then l.row ->> 'offer_id' = $2::uuid::text
+      when 'buyer_service_areas' then l.row ->> 'market_id' = $3::uuid::text
+      else true end)
+select n.rel, n.op::text as op, n.key, n.row::text as image
+from near n
+where not exists (
+    select from span s join pointsman.config_log l on l.change_set = s.change_set
+    where l.rel = n.rel and l.key = n.key and (s.version, l.seq) > (n.version, n.seq))
   and not exists (
-    select from log t where t.rel = l.rel and t.op = 't' and (t.version, t.seq) > (l.version, l.seq))
-  and case l.rel
-    when 'offers' then l.row ->> 'id' = $2::uuid::text
-    when 'buyer_offers' then l.row ->> 'offer_id' = $2::uuid::text
-    when 'offer_exclusivities' then l.row ->> 'offer_id' = $2::uuid::text
-    when 'buyer_service_areas' then l.row ->> 'market_id' = $3::uuid::text
-    else true end
+    select from span s join pointsman.config_log l on l.change_set = s.change_set
+    where l.rel = n.rel and l.op = 't' and (s.version, l.seq) > (n.version, n.seq))
 
 -- name: token_at
 -- The token of version $1, and whether a baseline at or before it is kept.
