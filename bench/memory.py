@@ -93,8 +93,16 @@ def load(world: BenchWorld) -> Indexes:
     loading = Loading(*VERSION)
     for name, rows in tables(world):
         for part in slices(name, rows):
-            loading.put(name, part)
+            put(loading, name, part)
     return loading.indexes
+
+
+def put(loading: Loading, name: str, part: list[Any]) -> None:
+    """Take a slice of a table in."""
+    if name == "buyer_service_areas":
+        loading.put_areas(part)
+    else:
+        loading.put(name, part)
 
 
 def set_strategy(indexes: Indexes, world: BenchWorld, strategy: str) -> None:
@@ -223,7 +231,7 @@ def _weight(loading: Loading, table: str, rows: Iterable[Any]) -> int:
     """Bytes that a table takes once it is loaded."""
     before = _resident()
     for part in slices(table, rows):
-        loading.put(table, part)
+        put(loading, table, part)
     return _resident() - before
 
 
@@ -237,7 +245,7 @@ def measure_load(figures: Figures, rounds: int, buyers: int) -> None:
             for table, rows in given:
                 for part in slices(table, rows):
                     began = perf_counter()
-                    loading.put(table, part)
+                    put(loading, table, part)
                     seconds += perf_counter() - began
         figures.note(FROM_MEMORY, f"{buyers:,} buyers", seconds=seconds)
     gc.unfreeze()

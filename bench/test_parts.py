@@ -20,6 +20,7 @@ from bench.memory import (
     image,
     leads_with,
     load,
+    put,
     set_strategy,
     slices,
     tables,
@@ -121,7 +122,7 @@ def test_load_10_000_buyers_with_100_000_areas(benchmark: Any) -> None:
     def loaded(parts: list[tuple[str, Any]]) -> Indexes:
         loading = Loading(*VERSION)
         for table, part in parts:
-            loading.put(table, part)
+            put(loading, table, part)
         return loading.indexes
 
     assert len(benchmark.pedantic(loaded, setup=handed_over, rounds=3).buyers) == 10_001

@@ -7,12 +7,12 @@ own first round trip that the cache is behind.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from enum import StrEnum
 from operator import eq
 from typing import Any
@@ -279,10 +279,20 @@ class Cache:
                 loading = Loading(*version)
                 with collector.paused():
                     for table in TABLES:
-                        async for rows in self._store.images(connection, table, SLICE_ROWS):
-                            loading.put(table, rows)
-                            await asyncio.sleep(0)
+                        await self._read_table(connection, table, loading)
         return loading.indexes
+
+    async def _read_table(self, connection: Connection, table: str, loading: Loading) -> None:
+        if table == "buyer_service_areas":
+            async with aclosing(self._store.areas(connection, SLICE_ROWS)) as slices:
+                async for rows in slices:
+                    loading.put_areas(rows)
+                    await asyncio.sleep(0)
+        else:
+            async with aclosing(self._store.images(connection, table, SLICE_ROWS)) as slices:
+                async for images in slices:
+                    loading.put(table, images)
+                    await asyncio.sleep(0)
 
     async def _take(self, connection: Connection, changes: list[RowImage] | None) -> None:
         """Bring the indexes to the newest version by the changes that were read, or by loading them anew."""
@@ -347,7 +357,7 @@ class Cache:
                 self._doorbell.clear()
                 await self.catch_up(listener)
                 poll = random.uniform(*POLL_SECONDS)  # noqa: S311 - spreads routers out, guards nothing
-                with contextlib.suppress(TimeoutError):
+                with suppress(TimeoutError):
                     async with asyncio.timeout(poll):  # not wait_for, which loses a cancellation in Python 3.11
                         await self._doorbell.wait()
         finally:

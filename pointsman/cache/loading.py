@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable
+from typing import NamedTuple
 from uuid import UUID
 
 from pyroaring import BitMap
 
 from pointsman.cache.areas import Place
 from pointsman.cache.indexes import Indexes, Market
-from pointsman.engine.configuration import NOBODY, read_area
-
-AreaRow = tuple[bytes, bytes | None, bytes | None, str | None, str | None]
-"""Of an active area: id, buyer, market, scope and value. Bytes are hashed in a quarter of the time that ids take."""
+from pointsman.engine.configuration import NOBODY, Image, read_area
+from pointsman.store import AreaRow
 
 
 class _Known(NamedTuple):
@@ -40,14 +38,12 @@ class Loading:
         self._known: dict[tuple[bytes | None, str | None, str | None], _Known | None] = {}
         self._numbers: dict[UUID, dict[bytes, int]] = {}  # by market and buyer
 
-    def put(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take rows in as the statement that loads their table gives them."""
-        if table == "buyer_service_areas":
-            self._put_areas(cast("Iterable[AreaRow]", rows))
-        else:
-            self.indexes.put_all(table, rows)
+    def put(self, table: str, images: Iterable[Image]) -> None:
+        """Take rows of a table in."""
+        self.indexes.put_all(table, images)
 
-    def _put_areas(self, rows: Iterable[AreaRow]) -> None:
+    def put_areas(self, rows: Iterable[AreaRow]) -> None:
+        """Take active areas in."""
         known, put = self._known, self.indexes.areas.put_at
         for area_id, buyer_id, market_id, scope, value in rows:
             if buyer_id is None:

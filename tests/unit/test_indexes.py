@@ -102,10 +102,12 @@ def loaded(rows: Mapping[tuple[str, str], Image]) -> Indexes:
     loading = Loading(1, TOKEN)
     for table in TABLES:
         images = [image for (of_table, _), image in rows.items() if of_table == table]
-        if table == "buyer_service_areas":
-            images = [as_loaded(image) for image in images if image["is_active"]]
         for start in range(0, len(images), 3):
-            loading.put(table, images[start : start + 3])
+            some = images[start : start + 3]
+            if table == "buyer_service_areas":
+                loading.put_areas([as_loaded(image) for image in some if image["is_active"]])
+            else:
+                loading.put(table, some)
     return loading.indexes
 
 
