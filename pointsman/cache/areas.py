@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 from pyroaring import BitMap
 
-from pointsman.cache.packed import PackedMap
+from pointsman.cache.packed import PackedMap, Record
 from pointsman.engine.configuration import Area
 
 
@@ -49,10 +49,6 @@ class Place:
             self._repeated = None
 
 
-Record = tuple[bytes, int, int]
-"""Id, the place's ordinal, the buyer's number in the place's market."""
-
-
 class Spot(NamedTuple):
     """Where an area counts: in a place, for the buyer with this number in the place's market."""
 
@@ -63,12 +59,10 @@ class Spot(NamedTuple):
 class Areas(Mapping[UUID, Area]):
     """The areas by id, in the order of ids: some 25 bytes each. They are made when they are looked at."""
 
-    __slots__ = ("_free", "_places", "_spots", "put_at")
+    __slots__ = ("_free", "_places", "_spots")
 
     def __init__(self) -> None:
         self._spots = PackedMap()  # id -> ordinal of the place, number of the buyer
-        self.put_at = self._spots.put
-        """`put` of an id in bytes, a place's ordinal and a number, which answers in these."""
         self._places: list[Place | None] = []
         self._free: list[int] = []
 
@@ -85,7 +79,7 @@ class Areas(Mapping[UUID, Area]):
         return self._area(*pair)
 
     def records(self) -> Iterator[Record]:
-        """The areas in the order of ids, as they are kept here."""
+        """The areas in the order of ids, as they are kept here: id, the place's ordinal, the buyer's number."""
         return iter(self._spots)
 
     def comparison(self, other: Areas) -> Callable[[Record, Record], bool]:
@@ -109,8 +103,12 @@ class Areas(Mapping[UUID, Area]):
 
     def put(self, area_id: UUID, place: Place, number: int) -> Spot | None:
         """Note where an area counts; where it did so far, None if it is new."""
-        pair = self.put_at(area_id.bytes, place.ordinal, number)
+        pair = self._spots.put(area_id.bytes, place.ordinal, number)
         return None if pair is None else Spot(self._place(pair[0]), pair[1])
+
+    def extend(self, records: Sequence[Record]) -> None:
+        """Note where many areas count that are new."""
+        self._spots.extend(records)
 
     def pop(self, area_id: UUID) -> Spot | None:
         """Forget an area; where it counted, None if there is none."""

@@ -11,6 +11,7 @@ from pyroaring import BitMap
 
 from pointsman.cache.areas import Place
 from pointsman.cache.indexes import Indexes, Market
+from pointsman.cache.packed import Record
 from pointsman.engine.configuration import NOBODY, Image, read_area
 from pointsman.store import AreaRow
 
@@ -44,7 +45,7 @@ class Loading:
 
     def put_areas(self, rows: Iterable[AreaRow]) -> None:
         """Take active areas in."""
-        known, put = self._known, self.indexes.areas.put_at
+        known, records = self._known, list[Record]()
         for area_id, buyer_id, market_id, scope, value in rows:
             if buyer_id is None:
                 continue
@@ -58,12 +59,13 @@ class Loading:
             number = numbers.get(buyer_id)
             if number is None:
                 number = numbers[buyer_id] = self.indexes.enter(market, UUID(bytes=buyer_id))
-            put(area_id, ordinal, number)
+            records.append((area_id, ordinal, number))
             counts[number] += 1
             if number in holders:
                 place.add(number)
             else:
                 holders.add(number)
+        self.indexes.areas.extend(records)
 
     def _look_up(self, market_id: bytes | None, scope: str | None, value: str | None) -> _Known | None:
         """None where areas cover nothing."""

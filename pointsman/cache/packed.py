@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import starmap
+from operator import ge
 from struct import Struct
 from typing import Any
 
@@ -13,6 +15,7 @@ _FULL = 256 * _SIZE
 """Bytes of a chunk: so few that to look through it or to move its half takes about a microsecond."""
 
 Pair = tuple[int, int]
+Record = tuple[bytes, int, int]
 
 
 class PackedMap:
@@ -34,7 +37,7 @@ class PackedMap:
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[tuple[bytes, int, int]]:
+    def __iter__(self) -> Iterator[Record]:
         """Key and numbers, in the order of the keys."""
         for chunk in self._chunks:
             yield from _RECORD.iter_unpack(bytes(chunk))  # a copy: an open view would forbid changes
@@ -62,6 +65,20 @@ class PackedMap:
         if len(chunk) > _FULL:
             self._split(index)
         return None
+
+    def extend(self, records: Sequence[Record]) -> None:
+        """Set the numbers of many keys; quickly, if these are in order and greater than all that are here."""
+        keys = [key for key, _, _ in records]
+        if not keys or keys[0] <= self._greatest or any(map(ge, keys, keys[1:])):
+            for record in records:
+                self.put(*record)
+            return
+        for start in range(0, len(records), _FULL // _SIZE):
+            part = records[start : start + _FULL // _SIZE]
+            self._chunks.append(bytearray().join(starmap(_RECORD.pack, part)))
+            self._firsts.append(keys[start])
+        self._greatest = keys[-1]
+        self._length += len(keys)
 
     def pop(self, key: bytes) -> Pair | None:
         """Take a key out; its numbers, None if it was not there."""

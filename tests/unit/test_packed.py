@@ -59,6 +59,20 @@ def test_all_that_goes_leaves_room_for_all_to_come_again(keys, rng):
         assert same({}, found)
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.lists(KEYS, max_size=20, unique=True), st.booleans()), max_size=5))
+def test_many_at_once_are_as_if_one_by_one(parts):
+    expected: dict[bytes, tuple[int, int]] = {}
+    found = PackedMap()
+    for number, (keys, in_order) in enumerate(parts):
+        records = [(key, number, place) for place, key in enumerate(sorted(keys) if in_order else keys)]
+        found.extend(records)
+        expected |= {key: (first, second) for key, first, second in records}
+        assert same(expected, found)
+    for key, pair in expected.items():
+        assert pair == found.put(key, 7, 7)
+
+
 def test_what_changes_while_it_is_looked_through_is_not_refused():
     found = PackedMap()
     for number in range(10):
