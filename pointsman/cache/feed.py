@@ -41,7 +41,7 @@ COMPARED_ROWS = 100_000
 """Changes that may come while the tables are read for a comparison; with more it is left for another time."""
 SLICE_ROWS = 1_000
 """Rows loaded or compared between two looks at other work: some milliseconds."""
-LOGGED_ROWS = 500
+LOGGED_ROWS = 250
 """Rows of the log read and applied at once, which take longer."""
 
 _NOBODY_ELSE = 2
