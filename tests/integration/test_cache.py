@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from uuid import UUID
 
 import asyncpg
@@ -11,6 +12,7 @@ import pytest
 from pointsman import Router
 from pointsman.cache.indexes import Indexes
 from pointsman.model import Outcome
+from pointsman.store import Store
 from tests.builders import (
     enroll,
     make_area,
@@ -347,6 +349,19 @@ async def test_indexes_that_are_replaced_stay_whole_for_those_who_hold_them(
         await router.cache.verify()  # which clears away what is left
         assert [] == router.cache._replaced
         assert first in before.buyers
+
+
+async def test_reading_that_stops_early_leaves_the_connection_to_others(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    """The next rows have been asked for by then."""
+    await two_buyers(connection)
+    store = await Store.open(database, size=1, timeout=10)
+    async with store.connection() as reader, reader.transaction():
+        async with aclosing(store.images(reader, "buyers", 1)) as slices:
+            assert 1 == len(await anext(slices))
+        assert 2 == await reader.fetchval("select count(*) from buyers")
+    await store.close()
 
 
 async def test_fork_with_the_same_version_is_loaded_anew(database: str, connection: asyncpg.Connection) -> None:
