@@ -47,7 +47,6 @@ def configure(form: LogFormat = LogFormat.CONSOLE, level: LogLevel = LogLevel.IN
         processors=[*ours, ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
