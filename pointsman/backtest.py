@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 
 from pointsman.cache.indexes import Indexes
-from pointsman.engine.capacity import State
+from pointsman.engine.capacity import Counter, State
 from pointsman.engine.configuration import Enrollment, metered, turn
 from pointsman.engine.decide import decide
 from pointsman.engine.draft import Drafted, read_draft
@@ -149,14 +149,14 @@ async def backtest_on(
     return comparison
 
 
-class _Counts(dict[tuple[bytes, int], int]):
+class _Counts(dict[bytes, int]):
     """What a state has counted, worked out when it is asked for."""
 
-    def __init__(self, count: Callable[[tuple[bytes, int]], int]) -> None:
+    def __init__(self, count: Callable[[bytes], int]) -> None:
         super().__init__()
         self._count = count
 
-    def get(self, counter: tuple[bytes, int], default: object = None) -> int:
+    def get(self, counter: bytes, default: object = None) -> int:
         return self._count(counter)
 
 
@@ -176,9 +176,9 @@ class Forward(State):
         """Be what the decisions with smaller ids left."""
         self._before, self.at, self._indexes = decision_id, at, indexes
 
-    def counted(self, counter: tuple[bytes, int]) -> int:
+    def counted(self, counter: bytes) -> int:
         """How many leads there are in the window of now."""
-        buyer_id, offer_id, kind = metered(counter[0])
+        buyer_id, offer_id, kind = metered(Counter(counter).meter)
         zone = self._indexes.buyers[buyer_id].zone
         assert zone is not None  # or no window could be asked about
         window = zone.hour(self.at) if kind == "hour" else zone.day(self.at)

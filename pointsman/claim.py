@@ -32,7 +32,7 @@ class Beliefs(State):
 
     def __init__(self) -> None:
         super().__init__()
-        self.since: dict[tuple[bytes, int], int] = {}
+        self.since: dict[bytes, int] = {}
 
     def learn(self, batch: Batch, claimed: Claimed) -> None:
         """Take over what the claim saw and what it added."""

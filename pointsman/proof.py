@@ -98,7 +98,7 @@ class Served:
         window = cap.window
         if self._known_from is not None and window.start < self._known_from:
             return None
-        return self._holders[cap.counter[0][:32]].count(window, before)
+        return self._holders[cap.counter[:32]].count(window, before)
 
     def counted(self, holder: bytes, window: Window, before: int) -> int:
         """The holder's leads in a window by decisions with smaller ids, as far as they are kept."""

@@ -10,19 +10,31 @@ from pointsman.engine.configuration import NOBODY, Enrollment, Limit, Slot, mete
 from pointsman.engine.zones import Window
 
 
-class Counter(NamedTuple):
-    """One count of the routing state: whose leads of which kind of window (`meter`), and the window's start.
+class Counter(bytes):
+    """One count of the routing state, a row of `cap_usage`: whose leads of which kind of window, and which window.
 
-    A row of `cap_usage`; `start` is in microseconds. A plain tuple that equals one will do to look it up.
+    A meter, then the window's start. Bytes keep their hash, where a tuple's is worked out at each look-up.
     """
 
-    meter: bytes
-    start: int
+    __slots__ = ()
+
+    @classmethod
+    def at(cls, meter: bytes, start: int) -> Counter:
+        """What a meter shows in the window that begins at `start` (microseconds)."""
+        return cls(meter + start.to_bytes(8, "big", signed=True))
 
     @classmethod
     def of(cls, buyer_id: UUID, offer_id: UUID, kind: str, start: int) -> Counter:
         """The counter of a row of `cap_usage`."""
-        return cls(meter(buyer_id, offer_id, kind), start)
+        return cls.at(meter(buyer_id, offer_id, kind), start)
+
+    @property
+    def meter(self) -> bytes:
+        return self[:-8]
+
+    @property
+    def start(self) -> int:
+        return int.from_bytes(self[-8:], "big", signed=True)
 
 
 class Cap(NamedTuple):
@@ -58,11 +70,11 @@ class State:
     __slots__ = ("ahead", "positions", "used")
 
     def __init__(self) -> None:
-        self.used: dict[tuple[bytes, int], int] = {}
-        self.ahead: dict[tuple[bytes, int], int] = {}
+        self.used: dict[bytes, int] = {}
+        self.ahead: dict[bytes, int] = {}
         self.positions: dict[bytes, int] = {}
 
-    def usage(self, counter: tuple[bytes, int]) -> int:
+    def usage(self, counter: bytes) -> int:
         """Leads already counted there."""
         return self.used.get(counter, 0) + self.ahead.get(counter, 0)
 
@@ -93,7 +105,7 @@ def bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:
     changed = buyer.changed
     if limit.offer_id is not NOBODY:
         changed = max(changed, enrollment.changed)  # the windows of both are the buyer's
-    counter = limit.counter = Counter(limit.meter, window.start)
+    counter = limit.counter = Counter.at(limit.meter, window.start)
     limit.start, limit.end = window.start, window.end
     limit.cap = cap = Cap(limit.slot, buyer.id, limit.offer_id, limit.limit, window, changed, counter)
     return cap

@@ -53,9 +53,6 @@ class Slot(IntEnum):
     DAILY_OF_BUYER = 3
 
 
-_UNBOUND = b"", 0
-
-
 class Limit:
     """A cap that binds an enrollment's leads; `offer_id` is `NOBODY` where it is the buyer's, over all its offers.
 
@@ -72,7 +69,7 @@ class Limit:
         self.limit = limit
         self.meter = meter(buyer_id, offer_id, kind)
         self.cap: Cap | None = None
-        self.counter: tuple[bytes, int] = _UNBOUND
+        self.counter = b""
         self.start = self.end = 0
 
 

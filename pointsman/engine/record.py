@@ -99,7 +99,7 @@ def packed_state(used: Sequence[tuple[int, int]], positions: Sequence[int]) -> b
 def named(decision: Decision) -> list[tuple[Cap, int]]:
     """The caps whose counters the state names, with their names, in its order."""
     covering, winner = decision.covering, decision.winner
-    names = [(cap, name(cap, bisect_left(covering, cap.counter[0][:16], key=_TURN))) for cap in decision.full]
+    names = [(cap, name(cap, bisect_left(covering, cap.counter[:16], key=_TURN))) for cap in decision.full]
     if decision.takes:
         assert winner is not None  # or nobody would take anything
         place = bisect_left(covering, winner.turn, key=_TURN)
