@@ -137,10 +137,9 @@ async def backtest_on(
     began = time.monotonic()
     replaying = await Replaying.begin(connection, Selection(since))
     report = await replaying.preliminary()
-    for (
-        stranger
-    ) in report.same_version.differences:  # what replay tells as a difference, leaves nothing to decide on here
-        raise missing_version(stranger.facts[0].recorded, stranger.decision_id)
+    strangers = report.same_version.differences
+    if strangers:  # decisions of versions that are not there: replay tells them, here is nothing to decide them on
+        raise missing_version(strangers[0].facts[0].recorded, strangers[0].decision_id)
     total = await replaying.count()
     arrivals = await _arrivals(connection, since, rules, replaces, lambda done: progress(done, total))
     comparison = _compared(arrivals)

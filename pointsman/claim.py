@@ -183,7 +183,8 @@ class Batch(State):
         changed = {cap.level: cap.changed for cap in decision.takes}
         full, compared = decision.full, decision.compared
         since, seen = self._known.since, self._seen
-        state = record.written_state(decision, seen)
+        usage, positions = [seen.usage(counter) for counter, *_ in self._uses], seen.positions_of(compared)
+        state = record.packed_state(list(zip(names, usage, strict=True)), positions)
         return [
             *self._basis(),
             lead.id,
@@ -213,10 +214,10 @@ class Batch(State):
             [cap.window.opens for cap in full] or None,
             names[len(takes) :] or None,
             [cap.limit for cap in full] or None,
-            [seen.usage(cap.counter) for cap in full] or None,
+            usage[len(takes) :] or None,
             seen.position(winner) if winner is not None and compared else None,
             [enrollment.buyer_id for enrollment in compared] or None,
-            seen.positions_of(compared) or None,
+            positions or None,
         ]
 
     def answered_alone(self, answer: list[int] | None) -> Claimed:

@@ -32,10 +32,6 @@ class Counter(bytes):
     def meter(self) -> bytes:
         return self[:-8]
 
-    @property
-    def start(self) -> int:
-        return int.from_bytes(self[-8:], "big", signed=True)
-
 
 class Cap(NamedTuple):
     """One limit that binds an enrollment's leads at an instant. `changed`: since when its holder counts like this."""

@@ -82,11 +82,10 @@ def _outside_hours(enrollment: Enrollment, at: int) -> Reason:
 
 
 def _too_slow(enrollment: Enrollment, rules: Rules) -> Reason:
-    assert enrollment.buyer is not None
     return Reason(
         ReasonCode.SLA_TOO_SLOW,
         {
-            "sla_response_seconds": enrollment.buyer.sla_response_seconds,
+            "sla_response_seconds": enrollment.sla_response_seconds,
             "max_response_seconds": rules.max_response_seconds,
         },
     )

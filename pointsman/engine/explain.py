@@ -78,7 +78,7 @@ def _ranked(eligible: Sequence[Enrollment], rules: Rules, lead: Lead, state: Sta
             rank,
             enrollment.priority_rank,
             enrollment.weight,
-            enrollment.buyer.sla_response_seconds if enrollment.buyer else None,
+            enrollment.sla_response_seconds,
             state.position(enrollment) or None,
             f"{lead_hash(lead.id, enrollment.buyer_id, rules.salt):016x}",
         )

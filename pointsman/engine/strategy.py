@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pointsman.engine.capacity import State
 from pointsman.engine.configuration import Enrollment
+from pointsman.engine.eligibility import is_prompt
 from pointsman.engine.policy import Rules
 
 SCORE, TURN = "score", "least_recently_routed"
@@ -158,13 +159,8 @@ def _response_times(_: Ranking, those: Sequence[Enrollment]) -> list[tuple[int, 
     return [_LAST if seconds is None else (0, seconds) for seconds in found]
 
 
-def _tardiness(ranking: Ranking, those: Sequence[Enrollment]) -> list[bool]:
-    longest = ranking.rules.max_response_seconds
-    return [(seconds := enrollment.sla_response_seconds) is None or seconds > longest for enrollment in those]
-
-
 _PARTS: dict[str, Callable[[Ranking, Sequence[Enrollment]], Sequence[Any]]] = {
-    "sla": _tardiness,
+    "sla": lambda ranking, those: [not is_prompt(enrollment, ranking.rules) for enrollment in those],
     SCORE: _scores,
     "priority_rank": lambda _, those: [enrollment.priority_rank for enrollment in those],
     "weight": lambda _, those: [-(enrollment.weight or 0) for enrollment in those],
