@@ -18,7 +18,7 @@ VERSIONS = (engine.__version__, zones.TZDATA_VERSION, geo.UNICODE_VERSION)
 """What a decision was made by: releases of the engine, of the time zone data, of the Unicode data."""
 
 _SERVED_IN_BATCH = 1 << 62
-"""Positions that this batch gives out stand behind every position that is written already."""
+"""Positions that this batch and the one before it give out stand behind every position that is written already."""
 _REMEMBERED_COUNTERS = 1_000_000
 
 
@@ -64,18 +64,22 @@ class Batch(State):
     """Decisions in queue order, and the state that the next one is made on: each counts what those before it take.
 
     `seen` is what is believed of usage and positions; `known` holds the rows that surely exist. `fence`: a transaction
-    id such that whatever claimed on an older config version than `version` has a smaller one.
+    id such that whatever claimed on an older config version than `version` has a smaller one. `before`: a batch whose
+    claim is still under way, and is taken to hold.
     """
 
     __slots__ = (
         "_compares",
         "_counters",
+        "_earlier",
         "_fence",
         "_heads",
         "_known",
         "_last_win",
         "_now",
+        "_ranks",
         "_seen",
+        "_takes",
         "_turns",
         "_uses",
         "decisions",
@@ -84,7 +88,9 @@ class Batch(State):
         "won",
     )
 
-    def __init__(self, version: Version, now: datetime, fence: int, seen: State, known: Beliefs) -> None:
+    def __init__(
+        self, version: Version, now: datetime, fence: int, seen: State, known: Beliefs, before: Batch | None = None
+    ) -> None:
         super().__init__()
         self.decisions: list[Decision] = []
         self.taken = 0
@@ -96,6 +102,13 @@ class Batch(State):
         self._known = known
         self.used, self.positions = seen.used, seen.positions
         self._last_win: dict[bytes, int] = {}
+        self._ranks: dict[bytes, int] = {}
+        self._takes = self.ahead
+        self._earlier = 0
+        if before is not None:
+            self.ahead = dict(before._takes)
+            self._ranks = {turn: _SERVED_IN_BATCH + lead for turn, lead in before._last_win.items()}
+            self._earlier = len(before.decisions)
         self._counters: dict[Counter, Cap] = {}
         self._turns: dict[bytes, Enrollment] = {}
         self._uses: list[tuple[Counter, bool, int, int]] = []
@@ -103,10 +116,9 @@ class Batch(State):
         self._heads: list[bytes] = []
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
-        position, won = self.positions.get, self._last_win.get
+        position, rank = self.positions.get, self._ranks.get
         return [
-            position(enrollment.turn, 0) if (lead := won(enrollment.turn)) is None else _SERVED_IN_BATCH + lead
-            for enrollment in compared
+            position(enrollment.turn, 0) if (last := rank(enrollment.turn)) is None else last for enrollment in compared
         ]
 
     @property
@@ -126,11 +138,13 @@ class Batch(State):
         taken = len(decision.takes)
         for index, (cap, name) in enumerate(record.named(decision)):
             counter, takes = cap.counter, index < taken
-            ahead = self.ahead.get(counter, 0)
+            ahead = self._takes.get(counter, 0)
             self._counters.setdefault(counter, cap)
             self._uses.append((counter, takes, ahead, name))
             if takes:
-                self.ahead[counter] = ahead + 1
+                self._takes[counter] = ahead + 1
+                if self.ahead is not self._takes:
+                    self.ahead[counter] = self.ahead.get(counter, 0) + 1
         for enrollment in decision.compared:
             self._turns.setdefault(enrollment.turn, enrollment)
             wins = enrollment is decision.winner
@@ -139,6 +153,7 @@ class Batch(State):
         if decision.winner is not None:
             self._turns.setdefault(decision.winner.turn, decision.winner)
             self._last_win[decision.winner.turn] = lead
+            self._ranks[decision.winner.turn] = _SERVED_IN_BATCH + self._earlier + lead
 
     def arguments(self) -> list[Any]:
         """The arguments of `claim_1`."""
@@ -152,7 +167,7 @@ class Batch(State):
             self.taken,
             *counter_arrays(self._counters.values()),
             [counter not in self._known.used for counter in self._counters],
-            [self.ahead.get(counter, 0) for counter in self._counters],
+            [self._takes.get(counter, 0) for counter in self._counters],
             [counter_index[counter] * (1 if takes else -1) for counter, takes, _, _ in self._uses],
             [ahead for _, _, ahead, _ in self._uses],
             [name for *_, name in self._uses],
@@ -249,7 +264,7 @@ class Batch(State):
 
     def _put_taken_first(self) -> None:
         """Counters that leads count under, and enrollments that win, come before those that are only looked at."""
-        taken = [counter for counter in self._counters if counter in self.ahead]
+        taken = [counter for counter in self._counters if counter in self._takes]
         won = list(self._last_win)
         self.taken, self.won = len(taken), len(won)
         self._counters = {counter: self._counters[counter] for counter in taken} | self._counters

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter
@@ -17,6 +15,7 @@ import asyncpg
 import structlog
 
 from pointsman import engine, tracing
+from pointsman.batching import ABREAST, Answer, Batching, Turn
 from pointsman.cache.feed import Cache, FeedState
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.claim import Batch, Beliefs, Question
@@ -64,9 +63,6 @@ PLAIN_TRIES = 2
 """Tries without holding configuration still: on beliefs, then on what was read."""
 CALLERS_TRIES = 6
 """Tries in a caller's transaction, which must not hold configuration still; at 30 changes a second two are too few."""
-LARGEST_BATCH = 500
-LEAST_BATCH = 8
-"""How small batches become while configuration changes faster than larger ones are claimed."""
 LARGEST_HELD = 25
 """How many leads the last resort takes at once: what is decided under the seal must be done long before the server ends
 an idle transaction, however many buyers each lead is compared on (500 leads of 1,000 buyers took 1.3 s)."""
@@ -80,7 +76,6 @@ EXPLAIN_TRIES = 20
 NO_FENCE = 2**63 - 1
 """The fence where none is known: nothing is past it."""
 
-Answer = Outcome | PointsmanError
 log = structlog.get_logger()
 
 
@@ -118,12 +113,9 @@ class Router:
         self._span = tracing.spans()
         # a host that has not set structlog up would have every decision printed
         self._tells = structlog.is_configured() and log.is_enabled_for(logging.DEBUG)
-        self._queue: deque[tuple[UUID, asyncio.Future[Answer], float]] = deque()
-        self._flusher: asyncio.Task[None] | None = None
+        self._batching = Batching(self._settle, self._span, metrics)
         self._watch: asyncio.Task[NoReturn] | None = None
-        self._is_closed = False
         self._fence: tuple[Version | None, int] = (None, 0)
-        self._most = LARGEST_BATCH
 
     @classmethod
     def open(
@@ -154,6 +146,7 @@ class Router:
             metrics = Metrics(FeedState)
             cache = Cache(store, listen_dsn, timeout, metrics)
             try:
+                await store.have_ready(ABREAST)
                 await cache.start()
                 router = cls(store, cache, await _remembered(store), metrics)
             except BaseException:
@@ -167,13 +160,7 @@ class Router:
 
     async def close(self) -> None:
         """Answer what is under way, refuse what is queued, and let go of the database."""
-        self._is_closed = True
-        while self._queue:
-            _, waiter, _ = self._queue.popleft()
-            if not waiter.done():
-                waiter.set_result(NotReady("the router is closing"))
-        if self._flusher is not None:
-            await asyncio.wait([self._flusher])
+        await self._batching.close()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
@@ -191,7 +178,7 @@ class Router:
         lead_id = _id(lead_id)
         with self._span("pointsman.route") as span:
             if connection is None:
-                answer = await self._enqueue(lead_id)
+                answer = await self._batching.enqueue(lead_id)
             else:
                 answer = await self._within(await _driver_connection(connection), lead_id)
             if self._tells:
@@ -204,72 +191,42 @@ class Router:
         """Route each lead, in order; an error stands in the place of its lead instead of being raised."""
         ids = [_id(lead_id) for lead_id in lead_ids]
         with self._span("pointsman.route_many"):
-            answers = await asyncio.gather(*map(self._enqueue, ids))
+            answers = await asyncio.gather(*map(self._batching.enqueue, ids))
         if self._tells:
             for pair in zip(ids, answers, strict=True):
                 _log(*pair)
         return answers
 
-    def _enqueue(self, lead_id: UUID) -> asyncio.Future[Answer]:
-        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        if self._is_closed:
-            waiter.set_result(NotReady("the router is closed"))
-            return waiter
-        self._queue.append((lead_id, waiter, perf_counter()))
-        if self._flusher is None:
-            # a batch is of many callers, so it runs in the context of none
-            self._flusher = asyncio.create_task(self._flush_all(), name="pointsman-flush", context=Context())
-        return waiter
-
-    async def _flush_all(self) -> None:
-        """Route whatever is queued, a batch after another, until nothing is: under load batches form by themselves."""
-        try:
-            while self._queue:
-                batch: dict[UUID, list[asyncio.Future[Answer]]] = {}
-                since = self._queue[0][2]
-                while self._queue and len(batch) < self._most:
-                    lead_id, waiter, _ = self._queue.popleft()
-                    if not waiter.done():
-                        batch.setdefault(lead_id, []).append(waiter)
-                with self._span("pointsman.batch"):
-                    await self._flush(batch, since)
-        finally:
-            self._flusher = None
-
-    async def _flush(self, batch: dict[UUID, list[asyncio.Future[Answer]]], since: float) -> None:
-        """Route one batch and answer everyone who waits for it, whatever happens."""
-        answers: dict[UUID, Answer] = {}
-        failure: Exception = NotReady("the router was stopped before this lead was decided")
-        try:
-            await self._settle(list(batch), answers)
-        except Exception as error:  # noqa: BLE001 - whatever it was, it must reach those who wait
-            failure = error
-        finally:
-            for lead_id, waiters in batch.items():
-                _answer(waiters, answers.get(lead_id), failure)
-        self.metrics.flushed(len(batch), answers.values(), failure, since)
-
     async def _settle(
-        self, lead_ids: list[UUID], answers: dict[UUID, Answer], *, until: float = float("inf"), attempt: int = 0
+        self,
+        lead_ids: list[UUID],
+        answers: dict[UUID, Answer],
+        turn: Turn | None = None,
+        *,
+        until: float = float("inf"),
+        attempt: int = 0,
     ) -> None:
         """Put an answer for each of distinct leads into `answers`; raises what concerns them all.
 
-        After `until` (the loop's time) a batch that fails for somebody's locks is parted no further.
+        Nothing is claimed before its `turn`. After `until` (the loop's time) a batch that fails for somebody's locks is
+        parted no further.
         """
+        turn = turn or Turn()
         waiting, lost, is_overtaken = lead_ids, 0, False
         while waiting and attempt <= PLAIN_TRIES:
             if attempt == PLAIN_TRIES and len(waiting) > LARGEST_HELD:
                 for first in range(0, len(waiting), LARGEST_HELD):
                     part = waiting[first : first + LARGEST_HELD]
-                    await self._settle(part, answers, until=until, attempt=attempt)
+                    await self._settle(part, answers, turn, until=until, attempt=attempt)
                 return
             self.metrics.tried(attempt)
             try:
-                async with self._store.connection() as connection:
-                    if attempt < PLAIN_TRIES:
-                        reread = attempt > 0 and not is_overtaken
-                        waiting, is_overtaken = await self._try(connection, waiting, answers, reread=reread)
-                    else:
+                if attempt < PLAIN_TRIES:
+                    reread = attempt > 0 and not is_overtaken
+                    waiting, is_overtaken = await self._try(waiting, answers, turn, reread=reread)
+                else:
+                    await turn.comes(None)
+                    async with self._store.connection() as connection:
                         waiting = await self._last_resort(connection, waiting, answers)
             except LostWhileReading:
                 lost += 1
@@ -278,6 +235,7 @@ class Router:
                 continue  # the server has ended it while it lay idle, and nothing had been asked of it
             except (Busy, DatabaseUnfit, Refused) as error:
                 if len(waiting) > 1:
+                    turn.end()  # who waits for somebody's locks keeps nobody else waiting
                     await self._settle_apart(waiting, answers, error, until)
                     return
                 answers[waiting[0]] = error
@@ -320,22 +278,38 @@ class Router:
         return [lead_id for lead_id in lead_ids if lead_id in held]
 
     async def _try(
-        self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer], *, reread: bool
+        self, lead_ids: list[UUID], answers: dict[UUID, Answer], turn: Turn, *, reread: bool
     ) -> tuple[list[UUID], bool]:
         """Read, decide, claim. The leads whose claim did not hold, and whether configuration alone had moved on."""
-        reading = await self._read(connection, lead_ids)
-        leads = _open_leads(lead_ids, reading, answers)
-        if not leads:
-            return [], False
-        version = _known(reading.version)
-        seen: State = self._beliefs
-        if reread:
-            await self.cache.catch_up(connection)
-            seen = await self._true_state(connection, leads, reading, version)
-        indexes = await self.cache.at_least(version, connection)
-        batch = self._decide(leads, indexes, reading, seen)
-        claimed = await self._claim(connection, batch, None if reread else reading)
+        claimed: Claimed | None = None
+        async with self._store.connection() as connection:
+            reading = await self._read(connection, lead_ids)
+            leads = _open_leads(lead_ids, reading, answers)
+            if not leads:
+                return [], False
+            version = _known(reading.version)
+            seen: State = self._beliefs
+            if reread:
+                await self.cache.catch_up(connection)
+                seen = await self._true_state(connection, leads, reading, version)
+            first = None if reread else reading
+            indexes = await self.cache.at_least(version, connection)
+            foreseen = turn.before
+            batch = turn.pending = self._decide(leads, indexes, reading, seen, foreseen)
+            if turn.has_come:
+                claimed = await self._claim(connection, batch, first)
+        if claimed is None:
+            # whoever reads meanwhile does so on that connection, and whoever claims has the other: then the server's
+            # two processes each stay on a core, where with changing parts both were often found waiting for one
+            is_as_foreseen = await turn.comes(foreseen)
+            async with self._store.connection() as connection:
+                indexes = await self.cache.at_least(version, connection)
+                if not is_as_foreseen or batch.version != (indexes.version, indexes.token):
+                    batch = turn.pending = self._decide(leads, indexes, reading, seen)
+                claimed = await self._claim(connection, batch, first)
         self._learn(batch, claimed)
+        if all(claimed.done):
+            turn.end(batch)
         return _taken_up(batch, claimed, answers), _is_overtaken(claimed)
 
     async def _last_resort(
@@ -435,7 +409,9 @@ class Router:
         self.metrics.took(self.metrics.read, since)
         return reading
 
-    def _decide(self, leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State) -> Batch:
+    def _decide(
+        self, leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State, before: Batch | None = None
+    ) -> Batch:
         since = perf_counter()
         with self._span("pointsman.decide"):
             batch = Batch(
@@ -444,6 +420,7 @@ class Router:
                 self._fenced(indexes, reading),
                 seen,
                 self._beliefs,
+                before,
             )
             _decide_in_order(leads, indexes, batch, micros(reading.now))
         self.metrics.took(self.metrics.decide, since)
@@ -471,15 +448,8 @@ class Router:
         self.metrics.took(self.metrics.claim, since)
         if claimed.failed is not None:
             self.metrics.conflicted(claimed.failed)
-        self._size_batches(len(batch.decisions), claimed)
+        self._batching.adapt(len(batch.decisions), is_overtaken=_is_overtaken(claimed))
         return claimed
-
-    def _size_batches(self, leads: int, claimed: Claimed) -> None:
-        """Half as many leads at once where configuration overtook a batch, then slowly more again."""
-        if _is_overtaken(claimed):
-            self._most = max(LEAST_BATCH, leads // 2)
-        elif leads == self._most:
-            self._most = min(LARGEST_BATCH, leads + leads // 4 + 1)
 
     def _learn(self, batch: Batch, claimed: Claimed) -> None:
         if claimed.failed is not None and "missing" in claimed.failed:
@@ -628,7 +598,7 @@ class Router:
 
     def gauges(self) -> Gauges:
         """What is true now of cache, connections and queue."""
-        return Gauges(**self.cache.gauges(), connections=self._store.connections(), queued=len(self._queue))
+        return Gauges(**self.cache.gauges(), connections=self._store.connections(), queued=len(self._batching))
 
     def exposition(self) -> bytes:
         """What `GET /metrics` answers."""
@@ -751,22 +721,6 @@ def _leave(lead_ids: Iterable[UUID], error: PointsmanError, answers: dict[UUID, 
     """Answer leads that have no answer yet with `error`."""
     for lead_id in lead_ids:
         answers.setdefault(lead_id, error)
-
-
-def _answer(waiters: Iterable[asyncio.Future[Answer]], answer: Answer | None, failure: Exception) -> None:
-    """Tell everyone who asked for one lead: the first of them caused what happened, the others find it done."""
-    for waiter in waiters:
-        if waiter.done():
-            continue
-        if answer is None:
-            if isinstance(failure, PointsmanError):
-                waiter.set_result(failure)
-            else:
-                waiter.set_exception(failure)
-            continue
-        waiter.set_result(answer)
-        if isinstance(answer, Outcome) and answer.outcome is OutcomeKind.ROUTED:
-            answer = replace(answer, outcome=OutcomeKind.ALREADY_ROUTED)
 
 
 def _id(lead_id: UUID | str) -> UUID:

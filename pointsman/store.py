@@ -7,7 +7,7 @@ import json
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -338,7 +338,8 @@ class Store:
                 on_connect(connection)
             return connection
 
-        # the last resort reads configuration on a second one, beside its transaction
+        # the last resort reads configuration on a second one, beside its transaction, and leads are read while others
+        # are claimed
         return cls(_Connections(connected, max(size, 2), timeout), queries, dsn, timeout, how)
 
     async def close(self) -> None:
@@ -359,6 +360,12 @@ class Store:
                 raise
             finally:
                 self._connections.release(connection)
+
+    async def have_ready(self, count: int) -> None:
+        """Make so many connections now, so that no lead waits for it."""
+        async with AsyncExitStack() as stack:
+            for _ in range(count):
+                await stack.enter_async_context(self.connection())
 
     def connections(self) -> tuple[int, int]:
         """How many of the connections for leads are in use just now, and how many there are."""

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +18,11 @@ import tzdata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pointsman.cache.indexes import Indexes
 from pointsman.claim import Batch, Beliefs
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.record import head, written_state
-from pointsman.model import micros
+from pointsman.model import Lead, micros
 from pointsman.store import Version
 from tests import golden
 
@@ -162,23 +164,43 @@ def test_any_order_of_rows_and_any_split_into_batches_give_the_same_decisions_an
 ) -> None:
     one_by_one = routed_in(rows, range(len(LEADS) + 1))
     assert {None, *map(buyer_id, range(1, 5))} == {buyer for buyer, _, _ in one_by_one}
-    assert one_by_one == routed_in(data.draw(st.permutations(rows)), sorted({0, *cuts, len(LEADS)}))
+    edges = sorted({0, *cuts, len(LEADS)})
+    assert one_by_one == routed_in(data.draw(st.permutations(rows)), edges)
+    assert one_by_one == routed_in(rows, edges, abreast=True)
 
 
-def routed_in(rows: list[tuple[str, Image]], edges: range | list[int]) -> list[tuple[UUID | None, bytes, bytes]]:
-    """Winner, head and state of each lead, decided in batches with these edges, claimed one after another."""
+def routed_in(
+    rows: list[tuple[str, Image]], edges: range | list[int], *, abreast: bool = False
+) -> list[tuple[UUID | None, bytes, bytes]]:
+    """Winner, head and state of each lead, decided in batches with these edges, claimed one after another.
+
+    Batches that are made `abreast` are decided before the one before them is claimed.
+    """
     world = make_indexes(rows)
-    known, claimed = Beliefs(), list[tuple[UUID | None, bytes, bytes]]()
+    known, claimed, before = Beliefs(), list[tuple[UUID | None, bytes, bytes]](), None
     for start, end in pairwise(edges):
-        batch = Batch(Version(world.version, world.token), NOW, 0, known, known)
-        decisions = []
-        for lead in LEADS[start:end]:
-            decision = decide(lead, world, batch, micros(NOW))
-            batch.add(decision)
-            decisions.append(decision)
-        for decision in decisions:
-            claimed.append(claim(decision, known, 1 + len(claimed)))
-    return claimed
+        batch = decided(world, known, LEADS[start:end], before)
+        if abreast:
+            if before is not None:
+                claimed += claim_all(before, known, len(claimed))
+            assert decided(world, known, LEADS[start:end]).arguments() == batch.arguments()
+            before = batch
+        else:
+            claimed += claim_all(batch, known, len(claimed))
+    return claimed if before is None else [*claimed, *claim_all(before, known, len(claimed))]
+
+
+def decided(world: Indexes, known: Beliefs, leads: Sequence[Lead], before: Batch | None = None) -> Batch:
+    """A batch of these leads."""
+    batch = Batch(Version(world.version, world.token), NOW, 0, known, known, before)
+    for lead in leads:
+        batch.add(decide(lead, world, batch, micros(NOW)))
+    return batch
+
+
+def claim_all(batch: Batch, known: Beliefs, last_id: int) -> list[tuple[UUID | None, bytes, bytes]]:
+    """The same for a batch, whose first decision's id follows `last_id`."""
+    return [claim(decision, known, last_id + place) for place, decision in enumerate(batch.decisions, start=1)]
 
 
 def claim(decision: Decision, known: Beliefs, decision_id: int) -> tuple[UUID | None, bytes, bytes]:
