@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice, product
+from itertools import chain, islice, product
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -24,8 +24,9 @@ from pointsman.cache.collector import paused
 from pointsman.cache.feed import SLICE_ROWS
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.cache.loading import Loading
+from pointsman.claim import Batch, Beliefs
 from pointsman.engine import record
-from pointsman.engine.capacity import State
+from pointsman.engine.capacity import caps
 from pointsman.engine.decide import Decision, decide
 from pointsman.model import Lead, micros
 from pointsman.store import Version
@@ -124,9 +125,10 @@ def leads_with(indexes: Indexes, world: BenchWorld, candidates: int, count: int 
     return found[:count]
 
 
-def decider(indexes: Indexes) -> Callable[[Lead], Decision]:
-    """Decides a lead, with its look-ups and the head of its record."""
-    at, state = micros(NOW), State()
+def decider(indexes: Indexes, leads: Iterable[Lead] = ()) -> Callable[[Lead], Decision]:
+    """Decides a lead, with its look-ups and the head of its record, as the router does that has routed such leads."""
+    at, known = micros(NOW), beliefs(indexes, leads)
+    state = Batch(VERSION, NOW, 0, known, known)
 
     def decided(lead: Lead) -> Decision:
         decision = decide(lead, indexes, state, at)
@@ -134,6 +136,16 @@ def decider(indexes: Indexes) -> Callable[[Lead], Decision]:
         return decision
 
     return decided
+
+
+def beliefs(indexes: Indexes, leads: Iterable[Lead]) -> Beliefs:
+    """Everyone who could have one of the leads was served before, and has counted up to three leads under each cap."""
+    known = Beliefs()
+    for number, enrollment in enumerate(chain.from_iterable(map(indexes.covering, leads)), start=1):
+        known.positions[bytes(bytearray(enrollment.turn))] = number  # as it was read: another object than the cache's
+        for cap in caps(enrollment, micros(NOW)):
+            known.note(cap, number % 4)
+    return known
 
 
 def spans(call: Callable[[Lead], object], leads: Sequence[Lead]) -> list[int]:
@@ -179,7 +191,7 @@ def measure_decisions(figures: Figures, rounds: int, buyers: int) -> None:
 def _note_decisions(
     figures: Figures, rounds: int, workload: str, subject: str, indexes: Indexes, leads: Sequence[Lead]
 ) -> None:
-    decided = decider(indexes)
+    decided = decider(indexes, leads)
     for lead in leads:  # cells are built at the first look
         decided(lead)
     for _ in range(rounds):

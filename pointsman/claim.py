@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 from pointsman import engine
@@ -20,6 +21,8 @@ VERSIONS = (engine.__version__, zones.TZDATA_VERSION, geo.UNICODE_VERSION)
 _SERVED_IN_BATCH = 1 << 62
 """Positions that this batch and the one before it give out stand behind every position that is written already."""
 _REMEMBERED_COUNTERS = 1_000_000
+_HOLDERS = itemgetter(slice(32)), itemgetter(slice(16))
+"""What a counter's holder is if that is an enrollment, and if it is a buyer."""
 
 
 class Beliefs(State):
@@ -28,36 +31,65 @@ class Beliefs(State):
     `since` is the config version from which on a counter surely counted every lead.
     """
 
-    __slots__ = ("since",)
+    __slots__ = ("_crowded", "_recounted", "since")
 
     def __init__(self) -> None:
         super().__init__()
         self.since: dict[bytes, int] = {}
+        self.crowded = self._crowded = set[bytes]()
+        self._recounted: set[bytes] | None = None
+
+    def remember(self, counter: Counter, used: int, since: int) -> None:
+        """Take over a row of usage, whatever the cap is that it counts under."""
+        self.used[counter] = used
+        self.since[counter] = since
+        self._crowded.add(counter.holder)
+
+    def note(self, cap: Cap, used: int) -> None:
+        """Take over how many leads count under a cap."""
+        self.used[cap.counter] = used
+        if used >= cap.limit:
+            self._crowded.add(cap.counter.holder)
 
     def learn(self, batch: Batch, claimed: Claimed) -> None:
         """Take over what the claim saw and what it added."""
-        for index, (counter, used) in enumerate(zip(batch.counters, claimed.used, strict=False)):
-            if index < batch.taken or counter in self.used:
-                self.used[counter] = used
+        for index, (cap, used) in enumerate(zip(batch.caps, claimed.used, strict=False)):
+            if index < batch.taken or cap.counter in self.used:
+                self.note(cap, used)
         for index, (turn, position) in enumerate(zip(batch.turns, claimed.positions, strict=False)):
             if index < batch.won or turn in self.positions:
                 self.positions[turn] = position
         for decision, decision_id in zip(batch.decisions, claimed.done, strict=True):
             if decision_id and decision.winner is not None:
                 for cap in decision.takes:
-                    self.used[cap.counter] = self.used.get(cap.counter, 0) + 1
+                    self.note(cap, self.used.get(cap.counter, 0) + 1)
                     self.since[cap.counter] = cap.changed
                 self.positions[decision.winner.turn] = decision_id
         if len(self.used) > _REMEMBERED_COUNTERS:
             self.used.clear()  # those in use come back with their next claim
             self.since.clear()
+            self._crowded.clear()
 
     def forget(self, batch: Batch) -> None:
         """Believe none of the batch's rows to exist: one of them does not."""
-        for counter in batch.counters:
-            self.used.pop(counter, None)
+        for cap in batch.caps:
+            self.used.pop(cap.counter, None)
         for turn in batch.turns:
             self.positions.pop(turn, None)
+
+    def take_up(self, recounted: set[bytes]) -> None:
+        """Look anew at enrollments whose leads are counted otherwise than before, and empty the indexes' set of these.
+
+        The set of other indexes than before stands for a configuration of which nothing is known yet.
+        """
+        if self._recounted is not recounted:
+            if self._recounted is not None:
+                for holder in _HOLDERS:
+                    self._crowded.update(map(holder, self.used))
+            self._recounted = recounted
+        if recounted:
+            self._crowded |= recounted
+            recounted.clear()
 
 
 class Batch(State):
@@ -73,6 +105,7 @@ class Batch(State):
         "_counters",
         "_earlier",
         "_fence",
+        "_filled",
         "_heads",
         "_known",
         "_last_win",
@@ -100,15 +133,18 @@ class Batch(State):
         self._fence = fence
         self._seen = seen
         self._known = known
-        self.used, self.positions = seen.used, seen.positions
+        self.used, self.positions, self.crowded = seen.used, seen.positions, seen.crowded
         self._last_win: dict[bytes, int] = {}
         self._ranks: dict[bytes, int] = {}
         self._takes = self.ahead
         self._earlier = 0
+        self._filled = set[bytes]()
         if before is not None:
             self.ahead = dict(before._takes)
             self._ranks = {turn: _SERVED_IN_BATCH + lead for turn, lead in before._last_win.items()}
             self._earlier = len(before.decisions)
+            if self.crowded is not None:
+                self.crowded |= before._filled  # whoever looked at them without the batch before may have found room
         self._counters: dict[Counter, Cap] = {}
         self._turns: dict[bytes, Enrollment] = {}
         self._uses: list[tuple[Counter, bool, int, int]] = []
@@ -122,9 +158,9 @@ class Batch(State):
         ]
 
     @property
-    def counters(self) -> Sequence[Counter]:
-        """The counters in the order in which the claim was sent them."""
-        return list(self._counters)
+    def caps(self) -> Iterable[Cap]:
+        """The caps in the order in which the claim was sent their counters."""
+        return self._counters.values()
 
     @property
     def turns(self) -> Sequence[bytes]:
@@ -142,9 +178,7 @@ class Batch(State):
             self._counters.setdefault(counter, cap)
             self._uses.append((counter, takes, ahead, name))
             if takes:
-                self._takes[counter] = ahead + 1
-                if self.ahead is not self._takes:
-                    self.ahead[counter] = self.ahead.get(counter, 0) + 1
+                self._take(cap, ahead + 1)
         for enrollment in decision.compared:
             self._turns.setdefault(enrollment.turn, enrollment)
             wins = enrollment is decision.winner
@@ -154,6 +188,16 @@ class Batch(State):
             self._turns.setdefault(decision.winner.turn, decision.winner)
             self._last_win[decision.winner.turn] = lead
             self._ranks[decision.winner.turn] = _SERVED_IN_BATCH + self._earlier + lead
+
+    def _take(self, cap: Cap, how_many: int) -> None:
+        """Note how many leads of the batch so far count under a cap."""
+        counter = cap.counter
+        self._takes[counter] = how_many
+        if self.ahead is not self._takes:
+            self.ahead[counter] = self.ahead.get(counter, 0) + 1
+        if self.crowded is not None and self.usage(counter) >= cap.limit:
+            self._filled.add(counter.holder)
+            self.crowded.add(counter.holder)
 
     def arguments(self) -> list[Any]:
         """The arguments of `claim_1`."""

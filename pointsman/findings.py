@@ -180,7 +180,7 @@ class Configuration:
     def _cells_of(self, offer: Offer) -> Iterator[Cell]:
         by_market: dict[UUID, list[Enrollment]] = defaultdict(list)
         for enrollment in _by_buyer(self.indexes.enrolled(offer.id).values()):
-            if enrollment.active and enrollment.buyer is not None:
+            if enrollment.is_active and enrollment.buyer is not None:
                 for market_id in self.areas_of.get(enrollment.buyer_id, ()):
                     if offer.market_id in (None, market_id):
                         by_market[market_id].append(enrollment)
@@ -442,7 +442,7 @@ def offers_without_buyers(configuration: Configuration) -> Iterator[Finding]:
     served = {cell.offer.id for cell in configuration.cells}
     for offer in configuration.offers:
         if offer.id not in served:
-            enrolled = sum(enrollment.active for enrollment in configuration.indexes.enrolled(offer.id).values())
+            enrolled = sum(enrollment.is_active for enrollment in configuration.indexes.enrolled(offer.id).values())
             facts = {"market_id": offer.market_id, "enrolled": enrolled}
             yield Finding(Code.OFFER_WITHOUT_BUYERS, Level.ERROR, (_offer(offer.id),), facts)
 
@@ -844,7 +844,7 @@ def _holders(configuration: Configuration) -> Iterator[tuple[Subject, Caps]]:
         yield _buyer(buyer.id), buyer.caps
     for enrolled in configuration.indexes.enrollments.values():
         for enrollment in enrolled.values():
-            if enrollment.active:
+            if enrollment.is_active:
                 yield _enrollment(enrollment.buyer_id, enrollment.offer_id), enrollment.caps
 
 
@@ -924,7 +924,7 @@ def enrollments_without_area(configuration: Configuration) -> Iterator[Finding]:
         for enrollment in configuration.indexes.enrolled(offer.id).values():
             areas = configuration.areas_of.get(enrollment.buyer_id, {})
             has_area = bool(areas) if offer.market_id is None else offer.market_id in areas
-            if enrollment.active and enrollment.buyer is not None and not has_area:
+            if enrollment.is_active and enrollment.buyer is not None and not has_area:
                 subject = _enrollment(enrollment.buyer_id, offer.id)
                 facts = {"market_id": offer.market_id}
                 yield Finding(Code.ENROLLMENT_WITHOUT_AREA, Level.WARNING, (subject,), facts)

@@ -414,6 +414,7 @@ class Router:
     ) -> Batch:
         since = perf_counter()
         with self._span("pointsman.decide"):
+            self._beliefs.take_up(indexes.recounted)
             batch = Batch(
                 Version(indexes.version, indexes.token),
                 reading.now,
@@ -612,8 +613,7 @@ async def _remembered(store: Store) -> Beliefs:
     async with store.connection() as connection:
         for row in await store.usage(connection):
             counter = Counter.of(row["buyer_id"], row["offer_id"], row["kind"], micros(row["window_start"]))
-            beliefs.used[counter] = row["used"]
-            beliefs.since[counter] = row["since"]
+            beliefs.remember(counter, row["used"], row["since"])
         for row in await store.positions(connection):
             beliefs.positions[turn(row["buyer_id"], row["offer_id"])] = row["position"]
     return beliefs

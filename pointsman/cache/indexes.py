@@ -62,27 +62,48 @@ class Change(NamedTuple):
 
 
 class Cell:
-    """What an offer has in a market: its enrollments by the market's numbers."""
+    """What an offer has in a market: whose numbers are `enrolled`, and in the order of these their enrollments.
+
+    How many numbers are not greater than one is where its enrollment stands: the bitmap knows, and the list is short,
+    where a dict by number would be looked through in three places of memory.
+    """
 
     __slots__ = ("enrolled", "rows")
 
-    def __init__(self) -> None:
-        self.enrolled = BitMap()
-        self.rows: dict[int, Enrollment] = {}
+    def __init__(self, rows: Mapping[int, Enrollment]) -> None:
+        self.enrolled = BitMap(rows)
+        self.rows = [rows[number] for number in sorted(rows)]
 
     def put(self, number: int, enrollment: Enrollment) -> None:
-        self.enrolled.add(number)
-        self.rows[number] = enrollment
+        place = self.enrolled.rank(number)
+        if number in self.enrolled:
+            self.rows[place - 1] = enrollment
+        else:
+            self.enrolled.add(number)
+            self.rows.insert(place, enrollment)
 
     def drop(self, number: int) -> None:
-        self.enrolled.discard(number)
-        self.rows.pop(number, None)
+        if number in self.enrolled:
+            del self.rows[self.enrolled.rank(number) - 1]
+            self.enrolled.remove(number)
 
 
 class Market:
     """Who takes leads where in one market."""
 
-    __slots__ = ("_free", "buyers", "cells", "counts", "found", "id", "numbers", "places")
+    __slots__ = (
+        "_free",
+        "_orders",
+        "buyers",
+        "cells",
+        "counts",
+        "found",
+        "id",
+        "is_ambiguous",
+        "numbers",
+        "order",
+        "places",
+    )
 
     def __init__(self, market_id: UUID) -> None:
         self.id = market_id
@@ -93,21 +114,31 @@ class Market:
         self.cells: dict[UUID, Cell] = {}
         self.counts = {scope: array("I") for scope in _SCOPES}
         """How many areas of a scope, by number."""
+        self.order = array("d")
+        """The order of buyers, by number: the first bits of their ids, which nearly always tell them apart."""
+        self.is_ambiguous = False
+        """Whether there are, or were, buyers whom these do not tell apart."""
+        self._orders: set[float] = set()
         self._free: list[int] = []
         # (offer, postal code, city) of leads -> who covers them, until anything changes here
         self.found: dict[tuple[UUID, str | None, str | None], tuple[Enrollment, ...]] = {}
 
     def enter(self, buyer_id: UUID) -> int:
         """A number for a buyer that has none."""
+        order = _order(buyer_id)
         if self._free:
             number = self._free.pop()
             self.buyers[number] = buyer_id
+            self.order[number] = order
         else:
             number = len(self.buyers)
             self.buyers.append(buyer_id)
+            self.order.append(order)
             for counts in self.counts.values():
                 counts.append(0)
         self.numbers[buyer_id] = number
+        self.is_ambiguous |= order in self._orders
+        self._orders.add(order)
         return number
 
     def add(self, place: Place, number: int) -> None:
@@ -124,6 +155,7 @@ class Market:
         if any(counts[number] for counts in self.counts.values()):
             return False
         del self.numbers[self.buyers[number]]
+        self._orders.discard(self.order[number])
         self._free.append(number)
         return True
 
@@ -143,6 +175,14 @@ class Market:
             found = found | place.holders
         return found
 
+    def in_order(self, numbers: BitMap, cell: Cell) -> tuple[Enrollment, ...]:
+        """Those of a cell that have such numbers, in order of buyers."""
+        rows, rank = cell.rows, cell.enrolled.rank
+        found = [rows[rank(number) - 1] for number in sorted(numbers, key=self.order.__getitem__)]
+        if self.is_ambiguous:
+            found.sort(key=_BY_BUYER)
+        return tuple(found)
+
 
 class Indexes:
     """The configuration at `version`; `token` tells it from the same version of another history."""
@@ -158,6 +198,8 @@ class Indexes:
         self.policies: dict[UUID, Policy] = {}
         self.exclusivity_rows: dict[UUID, Exclusivity] = {}
         self._enrollments_of: dict[UUID, list[Enrollment]] = {}  # by buyer: mostly a few
+        # enrollments whose leads are counted otherwise than when whoever counts last took them up, by `turn`
+        self.recounted: set[bytes] = set()
         self._held: dict[UUID, dict[_Place, list[Exclusivity]]] = {}  # by offer
         self._markets_with_cells: dict[UUID, list[Market]] = {}
         self._winning_policy: dict[tuple[UUID | None, UUID | None, UUID | None], Policy | None] = {}
@@ -193,16 +235,15 @@ class Indexes:
             cell = market.cells.get(lead.offer_id)
             if cell is None:
                 cell = self._cell(market, lead.offer_id)
-            rows = cell.rows
             holding = market.holding(geo.postal_code(lead.postal_code), geo.city(lead.city))
-            found = tuple(sorted([rows[number] for number in holding & cell.enrolled], key=_BY_BUYER))
+            found = market.in_order(holding & cell.enrolled, cell)
             if lead.offer_id in market.cells:  # or nobody would tell the market of the offer's first enrollment
                 if len(market.found) == _REMEMBERED_PLACES:  # leads can name any
                     market.found.clear()
                 market.found[place] = found
         return found
 
-    def exclusivities(self, lead: Lead) -> Iterable[Sequence[Exclusivity]]:
+    def exclusivities(self, lead: Lead) -> Sequence[Sequence[Exclusivity]]:
         """The exclusivities that match the lead, a list a scope, most specific first."""
         held = None if lead.offer_id is None else self._held.get(lead.offer_id)
         if held is None:
@@ -262,6 +303,7 @@ class Indexes:
         put, version = _PUT[table], self.version
         for image in images:
             put(self, image, version)
+        self.recounted.clear()  # nobody has counted anything on these yet
 
     def _put_offer(self, image: Image, version: int) -> None:
         self.offers[image["id"]] = read_offer(image)
@@ -271,6 +313,8 @@ class Indexes:
         before = self.buyers.get(buyer.id)
         if before is not None and buyer.counts_like(before):
             buyer.changed = before.changed
+        else:
+            self.recounted.update([enrollment.turn for enrollment in self._enrollments_of.get(buyer.id, ())])
         self.buyers[buyer.id] = buyer
         self._belong(buyer.id, buyer)
 
@@ -304,8 +348,10 @@ class Indexes:
             of_buyer.append(enrollment)
         else:
             of_buyer[of_buyer.index(before)] = enrollment
-            if enrollment.counts_like(before):
-                enrollment.changed = before.changed
+        if before is not None and enrollment.counts_like(before):
+            enrollment.changed = before.changed
+        else:
+            self.recounted.add(enrollment.turn)
         for market in self._markets_with_cells.get(offer_id, ()):
             if (number := market.numbers.get(buyer_id)) is not None:
                 market.found.clear()
@@ -406,11 +452,9 @@ class Indexes:
 
     def _cell(self, market: Market, offer_id: UUID) -> Cell:
         """Build the cell of an offer that this market has seen no lead of; changes keep it from then on."""
-        cell = Cell()
         enrolled, numbers = self.enrolled(offer_id), market.numbers
-        for buyer_id in enrolled if len(enrolled) < len(numbers) else numbers:
-            if buyer_id in enrolled and buyer_id in numbers:
-                cell.put(numbers[buyer_id], enrolled[buyer_id])
+        either = enrolled if len(enrolled) < len(numbers) else numbers
+        cell = Cell({numbers[one]: enrolled[one] for one in either if one in enrolled and one in numbers})
         if offer_id in self.enrollments:
             market.cells[offer_id] = cell
             self._markets_with_cells.setdefault(offer_id, []).append(market)
@@ -442,6 +486,11 @@ def _matches(policy: Policy, lead: Lead) -> bool:
         and (policy.vertical_id is None or policy.vertical_id == lead.vertical_id)
         and (policy.market_id is None or policy.market_id == lead.market_id)
     )
+
+
+def _order(buyer_id: UUID) -> float:
+    """The first bits of an id, as many as a float holds."""
+    return float(int.from_bytes(buyer_id.bytes[:8], "big") >> 11)
 
 
 def _place(row: Exclusivity) -> _Place:

@@ -32,6 +32,11 @@ class Counter(bytes):
     def meter(self) -> bytes:
         return self[:-8]
 
+    @property
+    def holder(self) -> bytes:
+        """Whose leads: an enrollment's `turn`, or the `holder` of a buyer, whose counters name nobody's offer."""
+        return self[:16] if self[16:32] == NOBODY.bytes else self[:32]
+
 
 class Cap(NamedTuple):
     """One limit that binds an enrollment's leads at an instant. `changed`: since when its holder counts like this."""
@@ -61,11 +66,16 @@ class State:
 
     Counts go by `Counter`: `used`, and on top of it `ahead`, what earlier leads of the same batch take. Positions go by
     `Enrollment.turn`.
+
+    `crowded`: holders of caps (an enrollment by its `turn`, a buyer by its `holder`) who may be full. Whoever is not in
+    it has room under all that is counted here, so that nobody looks at its limits; one that turns out to have room is
+    taken out. None where that is not kept: then everyone may be full.
     """
 
-    __slots__ = ("ahead", "positions", "used")
+    __slots__ = ("ahead", "crowded", "positions", "used")
 
     def __init__(self) -> None:
+        self.crowded: set[bytes] | None = None
         self.used: dict[bytes, int] = {}
         self.ahead: dict[bytes, int] = {}
         self.positions: dict[bytes, int] = {}

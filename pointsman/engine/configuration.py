@@ -94,16 +94,28 @@ class Buyer:
     `hourly` and `daily` are its caps as limits; in a zone that cannot be read they have no windows to bind in.
     """
 
-    __slots__ = ("caps", "changed", "daily", "faults", "hourly", "hours", "id", "sla_response_seconds", "zone")
+    __slots__ = (
+        "caps",
+        "changed",
+        "daily",
+        "faults",
+        "holder",
+        "hourly",
+        "hours",
+        "id",
+        "sla_response_seconds",
+        "zone",
+    )
 
     def __init__(self, image: Image, changed: int) -> None:
         self.id: UUID = image["id"]
+        self.holder = self.id.bytes
         self.zone: Zone | None = zone(image["timezone"])
-        self.caps, self.faults = _caps(image)
+        hourly, daily, self.faults = _caps(image)
+        self.caps = _shared(hourly, daily)
         self.sla_response_seconds: int | None = image["sla_response_seconds"]
         self.hours, fault = _hours(image["acceptance_hours"], self.zone)
         self.changed = changed
-        hourly, daily = self.caps
         self.hourly = None if hourly is None else Limit(Slot.HOURLY_OF_BUYER, self.id, NOBODY, "hour", hourly)
         self.daily = None if daily is None else Limit(Slot.DAILY_OF_BUYER, self.id, NOBODY, "day", daily)
         self.faults |= fault
@@ -128,90 +140,120 @@ class Buyer:
         return self.zone is other.zone and self.caps == other.caps
 
 
-class Enrollment:
-    """A buyer that takes part in an offer, with all that a decision reads of it.
+class Own(NamedTuple):
+    """What an enrollment's row says for itself, whoever its buyer is: its caps, and what is wrong with it."""
 
-    `never`: a cap of 0 keeps every lead away. The cache owns these objects and may put a newer `buyer` into one between
-    two decisions, never during one.
+    hourly: int | None
+    daily: int | None
+    faults: int
+
+
+class Standing:
+    """What a decision reads of each candidate.
+
+    Attributes lie in memory in the order of classes, base first, and of names: these six share a line of the
+    processor's cache with the head of their object, as long as the whole has twelve (or twenty). A decision on buyers
+    that nobody has looked at for a while waits for such lines, and for little else.
     """
 
-    __slots__ = (
-        "active",
-        "buyer",
-        "buyer_id",
-        "caps",
-        "changed",
-        "enrolled_at",
-        "faults",
-        "hours",
-        "limits",
-        "never",
-        "offer_id",
-        "own_faults",
-        "priority_rank",
-        "sla_response_seconds",
-        "turn",
-        "weight",
-    )
+    __slots__ = ("faults", "holder", "hours", "priority_rank", "turn", "weight")
+
+    faults: int
+    """Bits of `Fault`, the buyer's included."""
+    holder: bytes
+    """The bytes of the buyer's id, one object for all of its enrollments."""
+    hours: Hours | None
+    priority_rank: int | None
+    turn: bytes
+    weight: int | None
+
+
+class Enrollment(Standing):
+    """A buyer that takes part in an offer, with all that a decision reads of it.
+
+    The cache owns these objects and may put a newer `buyer` into one between two decisions, never during one.
+    """
+
+    __slots__ = ("buyer", "changed", "enrolled_at", "limits", "offer_id", "own")
 
     def __init__(self, image: Image, buyer: Buyer | None, changed: int) -> None:
-        self.buyer_id: UUID = image["buyer_id"] if buyer is None else buyer.id  # one object for all of a buyer's rows
+        buyer_id: UUID = image["buyer_id"]
         self.offer_id: UUID = image["offer_id"]
-        self.turn = turn(self.buyer_id, self.offer_id)
-        self.priority_rank: int | None = image["priority_rank"]
-        self.weight: int | None = image["weight"]
+        self.turn = turn(buyer_id, self.offer_id)
+        self.priority_rank = image["priority_rank"]
+        self.weight = image["weight"]
         self.enrolled_at: int | None = image["enrolled_at"]
-        self.active: bool = image["is_active"]
         self.changed = changed
-        self.caps, self.own_faults = _caps(image)
-        if not self.active:
-            self.own_faults |= Fault.INACTIVE
+        hourly, daily, faults = _caps(image)
+        if not image["is_active"]:
+            faults |= Fault.INACTIVE
         if self.priority_rank is None or self.priority_rank < 0:
-            self.own_faults |= Fault.BAD_PRIORITY_RANK
+            faults |= Fault.BAD_PRIORITY_RANK
         if self.weight is None or self.weight < 0:
-            self.own_faults |= Fault.BAD_WEIGHT
+            faults |= Fault.BAD_WEIGHT
         elif self.weight == 0:
-            self.own_faults |= Fault.ZERO_WEIGHT
+            faults |= Fault.ZERO_WEIGHT
+        self.own = _own(hourly, daily, int(faults))
         self.belong_to(buyer)
 
     def belong_to(self, buyer: Buyer | None) -> None:
         """Take the buyer as it is now; None where no such buyer exists."""
         self.buyer = buyer
-        self.hours = None if buyer is None else buyer.hours
-        self.sla_response_seconds = None if buyer is None else buyer.sla_response_seconds
         self.limits = self._limits(buyer)
-        self.never = any(limit.limit == 0 for limit in self.limits)
+        faults = self.own.faults
         if buyer is None:
-            self.faults = int(self.own_faults | Fault.BUYER_MISSING)
+            self.holder, self.hours = self.buyer_id.bytes, None
+            self.faults = int(faults | Fault.BUYER_MISSING)
             return
-        faults = self.own_faults | buyer.faults
+        self.holder, self.hours = buyer.holder, buyer.hours
+        faults |= buyer.faults
         if buyer.zone is None and any(cap is not None for cap in (*self.caps, *buyer.caps)):
             faults |= Fault.BAD_ZONE_OF_CAPS
+        if any(limit.limit == 0 for limit in self.limits):
+            faults |= Fault.ZERO_CAP
         self.faults = int(faults)
+
+    @property
+    def buyer_id(self) -> UUID:
+        """The buyer's id, which is known also where no such buyer exists."""
+        return UUID(bytes=self.turn[:16]) if self.buyer is None else self.buyer.id
+
+    @property
+    def caps(self) -> Caps:
+        """The enrollment's own."""
+        return Caps(self.own.hourly, self.own.daily)
+
+    @property
+    def is_active(self) -> bool:
+        return not self.own.faults & Fault.INACTIVE
+
+    @property
+    def sla_response_seconds(self) -> int | None:
+        return None if self.buyer is None else self.buyer.sla_response_seconds
 
     def _limits(self, buyer: Buyer | None) -> tuple[Limit, ...]:
         if buyer is None or buyer.zone is None:
             return ()
-        hourly, daily = self.caps
+        hourly, daily, _ = self.own
         limits = []
         if hourly is not None:
-            limits.append(Limit(Slot.HOURLY_OF_ENROLLMENT, self.buyer_id, self.offer_id, "hour", hourly))
+            limits.append(Limit(Slot.HOURLY_OF_ENROLLMENT, buyer.id, self.offer_id, "hour", hourly))
         if buyer.hourly is not None:
             limits.append(buyer.hourly)
         if daily is not None:
-            limits.append(Limit(Slot.DAILY_OF_ENROLLMENT, self.buyer_id, self.offer_id, "day", daily))
+            limits.append(Limit(Slot.DAILY_OF_ENROLLMENT, buyer.id, self.offer_id, "day", daily))
         if buyer.daily is not None:
             limits.append(buyer.daily)
         return tuple(limits)
 
     def is_as(self, other: Enrollment) -> bool:
         """Whether both come of the same row, whenever that was read; the buyer's part aside."""
-        names = ("buyer_id", "offer_id", "priority_rank", "weight", "enrolled_at", "active", "own_faults")
-        return self.counts_like(other) and all(getattr(self, name) == getattr(other, name) for name in names)
+        names = ("turn", "priority_rank", "weight", "enrolled_at", "own")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
     def counts_like(self, other: Enrollment) -> bool:
         """Whether leads of both are counted under the same caps of the enrollment's own."""
-        return self.caps == other.caps
+        return self.own[:2] == other.own[:2]
 
 
 class Area(NamedTuple):
@@ -306,20 +348,27 @@ def _value(scope: str | None, value: str | None) -> str | None:
     return None
 
 
-def _caps(image: Image) -> tuple[Caps, int]:
+def _caps(image: Image) -> tuple[int | None, int | None, int]:
+    """The limits that a row sets, hourly and daily, and its faults."""
     hourly, daily = image["hourly_cap"], image["daily_cap"]
     faults = 0
     if hourly is not None and hourly < 0:
         hourly, faults = None, faults | Fault.BAD_HOURLY_CAP
     if daily is not None and daily < 0:
         daily, faults = None, faults | Fault.BAD_DAILY_CAP
-    return _shared(hourly, daily), faults
+    return hourly, daily, faults
 
 
 @lru_cache(maxsize=10_000)
 def _shared(hourly: int | None, daily: int | None) -> Caps:
     """One object for all holders that set the same caps, as most do."""
     return Caps(hourly, daily)
+
+
+@lru_cache(maxsize=10_000)
+def _own(hourly: int | None, daily: int | None, faults: int) -> Own:
+    """The same for enrollments."""
+    return Own(hourly, daily, faults)
 
 
 @lru_cache(maxsize=100_000)

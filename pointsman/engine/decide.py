@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -27,7 +27,7 @@ class Snapshot(Protocol):
     def covering(self, lead: Lead) -> Sequence[Enrollment]:
         """The enrollments in the lead's offer of buyers with a service area that holds the lead, in order of buyers."""
 
-    def exclusivities(self, lead: Lead) -> Iterable[Sequence[Exclusivity]]:
+    def exclusivities(self, lead: Lead) -> Sequence[Sequence[Exclusivity]]:
         """The exclusivities that match the lead, whenever they are valid: a list a scope, most specific first."""
 
 
@@ -66,13 +66,14 @@ def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
     covering = snapshot.covering(lead)
     search = Search(policy.rules, lead, state, at)
     flags: tuple[Flag, ...] = ()
-    held = holding(snapshot.exclusivities(lead), at)
+    scopes = snapshot.exclusivities(lead)
+    held = holding(scopes, at) if scopes else None
     if held is None:
         winner = search.first(covering)
     else:  # exclusivity (2): the holder alone, nobody, or the others with a word about it
         winner, flags = _under(held, search, covering, policy.rules.fail_closed)
 
-    full = _proofs(search.full)
+    full = _proofs(search.full) if search.full else ()
     if winner is not None:
         outcome, takes, compared = OutcomeKind.ROUTED, tuple(caps(winner, at)), tuple(search.compared)
         return Decision(lead, at, outcome, None, policy, winner, flags, takes, full, compared, covering)
@@ -110,12 +111,8 @@ def _under(
 
 
 def _proofs(full: list[Full]) -> tuple[Cap, ...]:
-    """One full cap of each, in order of buyers; who has a cap of 0 is full by that and needs no proof."""
-    if not full:
-        return ()
-    unproven = [one for one in full if not one.enrollment.never]
-    unproven.sort(key=_turn_of_full)
-    return tuple([one.cap for one in unproven])
+    """One full cap of each, in order of buyers."""
+    return tuple([one.cap for one in sorted(full, key=_turn_of_full)])
 
 
 _turn_of_full = attrgetter("enrollment.turn")  # within an offer, the order of buyers

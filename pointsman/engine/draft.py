@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pointsman.engine.configuration import Enrollment, Exclusivity, Offer
@@ -43,7 +43,7 @@ class Drafted:
     def covering(self, lead: Lead) -> Sequence[Enrollment]:
         return self._snapshot.covering(lead)
 
-    def exclusivities(self, lead: Lead) -> Iterable[Sequence[Exclusivity]]:
+    def exclusivities(self, lead: Lead) -> Sequence[Sequence[Exclusivity]]:
         return self._snapshot.exclusivities(lead)
 
     def enrolled(self, offer_id: UUID | None) -> Mapping[UUID, Enrollment]:

@@ -45,7 +45,8 @@ def reasons(enrollment: Enrollment, rules: Rules, state: State, at: int) -> tupl
 
 def is_prompt(enrollment: Enrollment, rules: Rules) -> bool:
     """Whether the buyer's response time is known and within the policy's limit."""
-    seconds = enrollment.sla_response_seconds
+    buyer = enrollment.buyer
+    seconds = None if buyer is None else buyer.sla_response_seconds
     return seconds is not None and seconds <= rules.max_response_seconds
 
 

@@ -94,7 +94,7 @@ def _why_not(
     state: State,
     decision: Decision,
 ) -> tuple[Reason, ...]:
-    if enrollment.buyer is None or not enrollment.active or enrollment.buyer_id in covering:
+    if enrollment.buyer is None or not enrollment.is_active or enrollment.buyer_id in covering:
         return reasons(enrollment, rules, state, decision.at)
     return (_not_covering(snapshot.scopes(enrollment.buyer_id, decision.lead.market_id), decision.lead),)
 

@@ -19,3 +19,4 @@ class Fault(IntFlag):
     PAUSED = 1 << 10
     BELOW_MIN_BALANCE = 1 << 11
     ZERO_WEIGHT = 1 << 12
+    ZERO_CAP = 1 << 13

@@ -82,10 +82,10 @@ class Hours:
     """Acceptance hours in the zone that they are read in: a pure function of the instant that remembers its last work.
 
     Knows nothing of a buyer, so that all buyers with the same hours can share one. From `opened` until before `closes`
-    it is open.
+    it is open, and closed from `closed` until before `opens`: the last stretches of each kind that were asked about.
     """
 
-    __slots__ = ("_chunk", "_dates", "_open_days", "_stretch", "_weekly", "closes", "opened", "zone")
+    __slots__ = ("_chunk", "_dates", "_open_days", "_stretch", "_weekly", "closed", "closes", "opened", "opens", "zone")
 
     def __init__(self, hours: WeeklyHours, zone: Zone) -> None:
         self.zone = zone
@@ -94,7 +94,7 @@ class Hours:
         self._open_days = sorted(day for day, row in hours.dates.items() if row)
         self._stretch = _Stretch(0, 0, is_open=False)
         self._chunk = _Chunk(0, 0, [])
-        self.opened = self.closes = 0
+        self.opened = self.closes = self.closed = self.opens = 0
 
     def is_as(self, other: Hours) -> bool:
         """Whether both are open at the same instants for the same reason."""
@@ -108,6 +108,8 @@ class Hours:
         self._stretch = stretch = self._chunk_with(at).stretch(at)
         if stretch.is_open:
             self.opened, self.closes = stretch.start, stretch.end
+        else:
+            self.closed, self.opens = stretch.start, stretch.end
         return stretch.is_open
 
     def next_opening(self, at: int) -> int | None:

@@ -172,7 +172,7 @@ def _activated(enrollment: Enrollment) -> Enrollment:
         "is_active": True,
     }
     made = Enrollment(image, None, enrollment.changed)
-    made.own_faults |= enrollment.own_faults & ~Fault.INACTIVE
+    made.own = enrollment.own._replace(faults=enrollment.own.faults & ~Fault.INACTIVE)
     made.belong_to(enrollment.buyer)
     return made
 

@@ -33,6 +33,7 @@ _ALWAYS_ENFORCED = (
     | Fault.BAD_HOURLY_CAP
     | Fault.BAD_DAILY_CAP
     | Fault.BELOW_MIN_BALANCE
+    | Fault.ZERO_CAP
 )
 _NEEDS_RESPONSE_TIME = frozenset({"sla_prefer", "sla_require", "sla_response_seconds"})
 _STRATEGY_ORDERS_BY = {"priority": "priority_rank", "rotation": "least_recently_routed", "weighted": "score"}

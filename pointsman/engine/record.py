@@ -38,6 +38,7 @@ _LENGTH = struct.Struct(">I").pack
 _NULL = b"\xff\xff\xff\xff"
 _ID = _LENGTH(16)
 _MARK = b"pointsman decision 1"
+_EMPTY = _LENGTH(0)
 _OPENING = _LENGTH(len(_MARK)) + _MARK + _ID
 _BASIS = struct.Struct(">IqI16sIq").pack
 _POLICY = struct.Struct(">I16sIq").pack
@@ -55,21 +56,22 @@ class StoredState(NamedTuple):
 def head(decision: Decision, config_version: int, token: UUID) -> bytes:
     """All that the digest covers but the state."""
     lead, policy, winner = decision.lead, decision.policy, decision.winner
+    offer_id, vertical_id, market_id = lead.offer_id, lead.vertical_id, lead.market_id
+    flags = decision.flags
     return b"".join(
         [
             _OPENING,
             lead.id.bytes,
-            _id(lead.offer_id),
-            _id(lead.vertical_id),
-            _id(lead.market_id),
+            _NULL if offer_id is None else _ID + offer_id.bytes,
+            _NULL if vertical_id is None else _ID + vertical_id.bytes,
+            _NULL if market_id is None else _ID + market_id.bytes,
             _text(lead.postal_code),
             _text(lead.city),
             _BASIS(8, config_version, 16, token.bytes, 8, decision.at),
-            _text(decision.outcome),
-            _text(decision.cause),
-            _NULL if winner is None else _ID + winner.turn[:16],
+            _result(decision.outcome, decision.cause),
+            _NULL if winner is None else _ID + winner.holder,
             _NULL + _NULL if policy is None else _POLICY(16, policy.id.bytes, 8, policy.version),
-            _text(",".join(decision.flags)),
+            _text(",".join(flags)) if flags else _EMPTY,
         ]
     )
 
@@ -124,7 +126,11 @@ def read_state(state: bytes) -> StoredState:
 
 
 def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
-    """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to."""
+    """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to.
+
+    Where nothing is known around, whoever the record does not name as full is not.
+    """
+    crowded = None if around.used else set[bytes]()
     if stored.used:
         covering = snapshot.covering(lead)
         for number, used in stored.used.items():
@@ -132,8 +138,11 @@ def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, aroun
             if place < len(covering):
                 for limit in covering[place].limits:
                     if limit.slot == slot:
-                        around.used[bind(covering[place], limit, at).counter] = used
-    return decide(lead, snapshot, _Recorded(stored.positions, around), at)
+                        counter = bind(covering[place], limit, at).counter
+                        around.used[counter] = used
+                        if crowded is not None and used >= limit.limit:
+                            crowded.add(counter.holder)
+    return decide(lead, snapshot, _Recorded(stored.positions, around, crowded), at)
 
 
 class _Recorded(State):
@@ -141,7 +150,8 @@ class _Recorded(State):
 
     __slots__ = ("_recorded",)
 
-    def __init__(self, recorded: Sequence[int], around: State) -> None:
+    def __init__(self, recorded: Sequence[int], around: State, crowded: set[bytes] | None) -> None:
+        self.crowded = crowded
         self.used = around.used
         self.ahead = around.ahead
         self.positions = around.positions
@@ -155,16 +165,17 @@ class _Recorded(State):
         return list(recorded)
 
 
-def _id(value: UUID | None) -> bytes:
-    return _NULL if value is None else _ID + value.bytes
-
-
 @lru_cache(_REMEMBERED_TEXTS)
 def _text(value: str | None) -> bytes:
     if value is None:
         return _NULL
     encoded = value.encode()
     return _LENGTH(len(encoded)) + encoded
+
+
+@lru_cache
+def _result(outcome: str, cause: str | None) -> bytes:
+    return _text(outcome) + _text(cause)
 
 
 def _packed(number: int) -> bytes:

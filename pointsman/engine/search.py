@@ -48,13 +48,22 @@ class Search:
                     self.compared = level
             elif name in COSTLY:
                 level = self._open(level)
-        if len(level) < 2:
-            return next(iter(self._able(level)), None)
-        for those in self._ranking.levels(name, level):
-            winner = self._first(those, part + 1)
-            if winner is not None:
-                return winner
-        return None
+        if len(level) > 1:
+            for those in self._ranking.levels(name, level):
+                winner = self._first(those, part + 1)
+                if winner is not None:
+                    return winner
+            return None
+        return level[0] if level and (self.compared or self._is_able(level[0])) else None  # who is compared is able
+
+    def _able(self, those: Sequence[Enrollment]) -> Sequence[Enrollment]:
+        """Those who take leads at this hour and have room under every cap, as far as is known; notes who is full."""
+        those, crowded = self._open(those), self._state.crowded
+        if crowded is None:
+            return [enrollment for enrollment in those if self._has_room(enrollment)]
+        doubtful = [one for one in those if one.turn in crowded or one.holder in crowded] if crowded else ()
+        full = [enrollment for enrollment in doubtful if not self._has_room(enrollment)]
+        return [enrollment for enrollment in those if enrollment not in full] if full else those
 
     def _open(self, those: Sequence[Enrollment]) -> Sequence[Enrollment]:
         """Those who take leads at this hour."""
@@ -64,23 +73,34 @@ class Search:
         return [
             enrollment
             for enrollment in those
-            if (hours := enrollment.hours) is None or hours.opened <= at < hours.closes or hours.is_open(at)
+            if (hours := enrollment.hours) is None
+            or hours.opened <= at < hours.closes
+            or (not hours.closed <= at < hours.opens and hours.is_open(at))
         ]
 
-    def _able(self, those: Sequence[Enrollment]) -> Sequence[Enrollment]:
-        """Those who take leads at this hour and have room under every cap, as far as is known; notes who is full."""
-        at, used, ahead = self._at, self._state.used.get, self._state.ahead
-        able: list[Enrollment] = []
-        for enrollment in self._open(those):
-            for limit in enrollment.limits:
-                if not limit.start <= at < limit.end:
-                    bind(enrollment, limit, at)
-                count = used(limit.counter, 0)
-                if ahead:
-                    count += ahead.get(limit.counter, 0)
-                if count >= limit.limit:
-                    self.full.append(Full(enrollment, bind(enrollment, limit, at)))
-                    break
-            else:
-                able.append(enrollment)
-        return able
+    def _is_able(self, enrollment: Enrollment) -> bool:
+        """The same of one."""
+        if self._rules.acceptance_hours and (hours := enrollment.hours) is not None and not hours.is_open(self._at):
+            return False
+        crowded = self._state.crowded
+        if crowded is None or enrollment.turn in crowded or enrollment.holder in crowded:
+            return self._has_room(enrollment)
+        return True
+
+    def _has_room(self, enrollment: Enrollment) -> bool:
+        """Whether none of its caps is reached, as far as is known; notes the first that is."""
+        at, state = self._at, self._state
+        used, ahead = state.used.get, state.ahead
+        for limit in enrollment.limits:
+            if not limit.start <= at < limit.end:
+                bind(enrollment, limit, at)
+            count = used(limit.counter, 0)
+            if ahead:
+                count += ahead.get(limit.counter, 0)
+            if count >= limit.limit:
+                self.full.append(Full(enrollment, bind(enrollment, limit, at)))
+                return False
+        if state.crowded:
+            state.crowded.discard(enrollment.turn)
+            state.crowded.discard(enrollment.holder)
+        return True

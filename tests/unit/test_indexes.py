@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from itertools import product
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -67,7 +68,7 @@ def shown(enrollment: Enrollment) -> Any:
     return (
         enrollment.buyer_id,
         enrollment.offer_id,
-        enrollment.active,
+        enrollment.is_active,
         enrollment.caps,
         enrollment.faults,
         enrollment.priority_rank,
@@ -382,6 +383,19 @@ def test_many_buyers_are_told_apart():
     )
     for number in (0, 1, 7, 255, 256, 299):
         assert winner(world, lead=make_lead(postal_code=str(number))) == buyer_id(number)
+
+
+@pytest.mark.parametrize("alike", [0, 8, 40, 64, 100])
+def test_who_covers_a_lead_comes_in_order_of_buyers_however_alike_their_ids_begin(alike):
+    rng, world, there = Random(alike), make_world(), set()
+    buyers = [UUID(int=rng.getrandbits(128 - alike)) for _ in range(40)]
+    for _ in range(400):
+        buyer = rng.choice(buyers)
+        area = ("buyer_service_areas", make_area(id=buyer, buyer_id=buyer))
+        world.apply(put("buyer_offers", make_enrollment(buyer_id=buyer)), 1)
+        world.apply((gone if buyer in there else put)(*area), 1)
+        there ^= {buyer}
+        assert sorted(there) == [found.buyer_id for found in world.covering(make_lead())]
 
 
 def test_buyers_with_the_same_hours_share_them():

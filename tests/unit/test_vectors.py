@@ -107,7 +107,10 @@ from types import ModuleType
 spec = spec_from_file_location("pointsman", {str(ROOT / "pointsman" / "__init__.py")!r})
 sys.modules["pointsman"] = module_from_spec(spec)
 sys.modules["pyroaring"] = ModuleType("pyroaring")
-sys.modules["pyroaring"].BitMap = set
+class BitMap(set):
+    def rank(self, number):
+        return sum(other <= number for other in self)
+sys.modules["pyroaring"].BitMap = BitMap
 sys.path[:0] = [{str(ROOT)!r}, {str(Path(tzdata.__file__).parents[1])!r}]
 runpy.run_module("tests.golden", run_name="__main__")
 """
@@ -211,7 +214,7 @@ def claim(decision: Decision, known: Beliefs, decision_id: int) -> tuple[UUID | 
         written_state(decision, known),
     )
     for cap in decision.takes:
-        known.used[cap.counter] = known.usage(cap.counter) + 1
+        known.note(cap, known.usage(cap.counter) + 1)
     if decision.winner is not None:
         known.positions[decision.winner.turn] = decision_id
     return record
