@@ -92,14 +92,16 @@ class Ranking:
         return self._by_score(those) if part == SCORE else _levels(those, _PARTS[part](self, those))
 
     def _by_score(self, those: Sequence[Enrollment]) -> Iterator[Sequence[Enrollment]]:
-        """Scores that floats tell apart are never compared as exact numbers."""
+        """Who goes first, which mostly is all that is asked for, then the others.
+
+        Scores that floats tell apart are never compared as exact numbers.
+        """
         hashes = self.hashes(those)
+        place = _foremost(hashes, those)
+        if place is not None:
+            yield those[place : place + 1]
+            those, hashes = [*those[:place], *those[place + 1 :]], [*hashes[:place], *hashes[place + 1 :]]
         scores = [_value(n, enrollment.weight or 1) for n, enrollment in zip(hashes, those, strict=True)]
-        first = scores.index(min(scores))
-        others = scores[:first] + scores[first + 1 :]
-        if not others or min(others) > scores[first] * (1 + 2 * _TOO_CLOSE):
-            yield those[first : first + 1]
-            those, scores = [*those[:first], *those[first + 1 :]], others
         if any(after - before <= _TOO_CLOSE * after for before, after in pairwise(sorted(scores))):
             yield from _levels(those, _scores(self, those))
         elif those:
@@ -117,11 +119,27 @@ class Ranking:
         digests = []
         for enrollment in enrollments:
             hasher = of_lead.copy()
-            hasher.update(enrollment.turn[:16])
+            hasher.update(enrollment.holder)
             if salt:
                 hasher.update(salt)
             digests.append(hasher.digest())
         return unpack(f">{len(digests)}Q", b"".join(digests))
+
+
+def _foremost(hashes: Sequence[int], those: Sequence[Enrollment]) -> int | None:
+    """The place of the least score, None where floats do not tell it from the others.
+
+    Among equal weights it belongs to the greatest hash, so that it is worked out once a weight.
+    """
+    greatest: dict[int, int] = {}
+    for n, enrollment in zip(hashes, those, strict=True):
+        weight = enrollment.weight or 1
+        if n > greatest.get(weight, -1):
+            greatest[weight] = n
+    (least, first), *others = sorted([(_value(n, weight), n) for weight, n in greatest.items()])
+    if hashes.count(first) > 1 or (others and others[0][0] <= least * (1 + 2 * _TOO_CLOSE)):
+        return None
+    return hashes.index(first)
 
 
 def _value(n: int, weight: int) -> float:

@@ -57,11 +57,28 @@ class Life:
         self.decisions = 0
 
     def route(self) -> None:
-        """A batch, of which some are claimed, by an answer that knows of others' claims."""
-        rng, known = self.rng, self.known
-        batch = self.batch(known)
-        for lead in rng.choices(self.leads, (8, 1, 1), k=rng.randrange(1, 5)):
+        """A batch is claimed, or two of which the other is decided while the first is under way."""
+        first = self.batch(None)
+        batches = [first]
+        if self.rng.random() < 0.3:
+            self.batch(None)  # in a transaction of a caller's, who knows nothing of the first and rolls back
+        if self.rng.random() < 0.5:
+            batches.append(self.batch(first))
+        for batch in batches:
+            self.claim(batch)
+
+    def batch(self, before: Batch | None) -> Batch:
+        """Some leads, decided."""
+        self.known.take_up(self.indexes.recounted)
+        version = Version(self.indexes.version, self.indexes.token)
+        batch = Batch(version, instant(self.at), 0, self.known, self.known, before)
+        for lead in self.rng.choices(self.leads, (8, 1, 1), k=self.rng.randrange(1, 5)):
             batch.add(self.decided(lead, batch))
+        return batch
+
+    def claim(self, batch: Batch) -> None:
+        """Some of a batch are claimed, by an answer that knows of others' claims."""
+        rng, known = self.rng, self.known
         batch.arguments()
         done = [self.decisions + place if rng.random() < 0.8 else 0 for place, _ in enumerate(batch.decisions, start=1)]
         used = [known.usage(cap.counter) + rng.choice((0, 0, 0, 1, 2)) for cap in batch.caps]
@@ -119,10 +136,6 @@ class Life:
     def wait(self) -> None:
         """Time goes on, often into other windows."""
         self.at += self.rng.choice((1, HOUR // 3, HOUR, DAY // 2, DAY))
-
-    def batch(self, known: Beliefs) -> Batch:
-        known.take_up(self.indexes.recounted)
-        return Batch(Version(self.indexes.version, self.indexes.token), instant(self.at), 0, known, known)
 
 
 @settings(max_examples=300, deadline=None)
