@@ -31,6 +31,8 @@ LEAST_ABREAST = 20
 
 Answer = Outcome | PointsmanError
 Waiter = asyncio.Future[Answer]
+Calls = dict[UUID, list[Waiter]]
+"""The leads of a batch, each with all who asked for it."""
 
 
 class Turn:
@@ -83,7 +85,7 @@ class Batching:
         self._metrics = metrics
         self._queue: deque[tuple[UUID, Waiter, float]] = deque()
         self._flushes: set[asyncio.Task[bool]] = set()
-        self._in_flight: set[UUID] = set()
+        self._under_way: list[Calls] = []
         self._last: Turn | None = None
         self._most = LARGEST_BATCH
         self._is_closed = False
@@ -134,7 +136,7 @@ class Batching:
         return ABREAST if LEAST_ABREAST <= half <= self._most else 1
 
     def _wanted(self) -> int:
-        return len(self._queue) + len(self._in_flight)
+        return len(self._queue) + sum(map(len, self._under_way))
 
     def _ended(self, flush: asyncio.Task[bool]) -> None:
         self._flushes.discard(flush)
@@ -146,7 +148,7 @@ class Batching:
         batch, since = self._taken()
         if not batch:
             return False
-        self._in_flight |= batch.keys()
+        self._under_way.append(batch)
         turn = self._last = Turn(self._last)
         answers: dict[UUID, Answer] = {}
         failure: Exception = NotReady("the router was stopped before this lead was decided")
@@ -157,23 +159,23 @@ class Batching:
             failure = error
         finally:
             turn.end()
-            self._in_flight -= batch.keys()
+            self._under_way = [others for others in self._under_way if others is not batch]
             for lead_id, waiters in batch.items():
                 _answer(waiters, answers.get(lead_id), failure)
         self._metrics.flushed(len(batch), answers.values(), failure, since)
         return True
 
-    def _taken(self) -> tuple[dict[UUID, list[Waiter]], float]:
+    def _taken(self) -> tuple[Calls, float]:
         """The next batch out of the queue, and when the first of its calls came.
 
         Who wants a lead that is under way waits until it is settled: what was read for it may be older than the call.
         """
         most = min(self._most, -(-self._wanted() // self._abreast()))
-        batch: dict[UUID, list[Waiter]] = {}
+        batch: Calls = {}
         since, later = perf_counter(), []
         while self._queue and len(batch) < most:
             call = lead_id, waiter, called = self._queue.popleft()
-            if lead_id in self._in_flight:
+            if any(lead_id in others for others in self._under_way):
                 later.append(call)
             elif not waiter.done():
                 batch.setdefault(lead_id, []).append(waiter)
@@ -184,15 +186,17 @@ class Batching:
 
 def _answer(waiters: Iterable[Waiter], answer: Answer | None, failure: Exception) -> None:
     """Tell everyone who asked for one lead: the first of them caused what happened, the others find it done."""
-    for waiter in waiters:
-        if waiter.done():
-            continue
-        if answer is None:
-            if isinstance(failure, PointsmanError):
-                waiter.set_result(failure)
-            else:
+    waiting = [waiter for waiter in waiters if not waiter.done()]
+    if answer is None:
+        if not isinstance(failure, PointsmanError):
+            for waiter in waiting:
                 waiter.set_exception(failure)
-            continue
+            return
+        answer = failure
+    for waiter in waiting[:1]:
         waiter.set_result(answer)
+    if len(waiting) > 1:
         if isinstance(answer, Outcome) and answer.outcome is OutcomeKind.ROUTED:
             answer = replace(answer, outcome=OutcomeKind.ALREADY_ROUTED)
+        for waiter in waiting[1:]:
+            waiter.set_result(answer)
