@@ -244,6 +244,7 @@ async def measure_brief(server: str, figures: Figures, rounds: int) -> None:
     connection = await asyncpg.connect(dsn)
     made = demo.build(1)
     async with Router.open(dsn) as router:
+        collector.settle()  # as the service does
         for number in range(rounds):
             rows = demo.leads(made, 1_101, 100 + number)
             await demo.insert_leads(connection, rows)

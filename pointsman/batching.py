@@ -123,12 +123,13 @@ class Batching:
 
     def _start(self) -> None:
         """Set a flush going, if there is enough for it."""
-        least = LEAST_ABREAST if self._flushes else 1
-        if len(self._queue) >= least and len(self._flushes) < self._abreast():
-            # a batch is of many callers, so it runs in the context of none; what is wanted until it begins comes along
-            flush = asyncio.create_task(self._flush(), name="pointsman-flush", context=Context())
-            self._flushes.add(flush)
-            flush.add_done_callback(self._ended)
+        queued, under_way = len(self._queue), len(self._flushes)
+        if not queued or (under_way and (queued < LEAST_ABREAST or under_way >= self._abreast())):
+            return
+        # a batch is of many callers, so it runs in the context of none; what is wanted until it begins comes along
+        flush = asyncio.create_task(self._flush(), name="pointsman-flush", context=Context())
+        self._flushes.add(flush)
+        flush.add_done_callback(self._ended)
 
     def _abreast(self) -> int:
         """How many flushes may be under way: two, if batches of half of what is wanted pay and are not overtaken."""

@@ -292,6 +292,35 @@ class _Connections:
         return len(self._open) - len(self._idle)
 
 
+class _Lent:
+    """A connection from entering to leaving; a class, since every lead enters, and generators take their time."""
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: _Connections) -> None:
+        self._connections = connections
+
+    async def __aenter__(self) -> Connection:
+        try:
+            self._connection = await self._connections.acquire()
+        except Exception:
+            with translated():
+                raise
+        return self._connection
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        connection = self._connection
+        if error is None:
+            self._connections.release(connection)
+            return
+        # broken off, or the server went away: whatever state it is in, nobody gets it again
+        if not isinstance(error, Exception) or isinstance(error, (*_AWAY, TimeoutError, StoreUnavailable)):
+            connection.terminate()
+        self._connections.release(connection)
+        with translated():
+            raise error
+
+
 class Store:
     """The router's connections to one database. They are its own: nothing is left behind on them, nothing is reset."""
 
@@ -346,20 +375,9 @@ class Store:
         """Close every connection; what is still under way is ended."""
         self._connections.close()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """One of the router's connections, outside of a transaction."""
-        with translated():
-            connection = await self._connections.acquire()
-            try:
-                yield connection
-            except BaseException as error:
-                # broken off, or the server went away: whatever state it is in, nobody gets it again
-                if not isinstance(error, Exception) or isinstance(error, (*_AWAY, TimeoutError, StoreUnavailable)):
-                    connection.terminate()
-                raise
-            finally:
-                self._connections.release(connection)
+    def connection(self) -> _Lent:
+        """One of the router's connections for as long as an `async with` lasts, outside of a transaction."""
+        return _Lent(self._connections)
 
     async def have_ready(self, count: int) -> None:
         """Make so many connections now, so that no lead waits for it."""
