@@ -20,7 +20,7 @@ from time import perf_counter
 import asyncpg
 from rich.console import Console
 
-from bench import configuration, engines, http, memory, report, workloads
+from bench import configuration, engines, floors, http, memory, report, workloads
 from bench.checks import check
 from bench.figures import Figures
 from bench.loops import run
@@ -82,6 +82,7 @@ class Bench:
             "cold": self._cold,
             "hot": self._hot,
             "trips": self._trips,
+            "floors": self._floors,
             "http": self._http,
             "configuration": self._configuration,
             "memory": self._memory,
@@ -140,6 +141,9 @@ class Bench:
 
     async def _trips(self) -> None:
         await workloads.measure_trips(await self._stage())
+
+    async def _floors(self) -> None:
+        await floors.measure_floors(await self._stage())
 
     async def _brief(self) -> None:
         await workloads.measure_brief(self.server, self.figures, self.plan.rounds)

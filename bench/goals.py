@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bench import configuration, http
+from bench import configuration, floors, http
 from bench.engines import GIVEN, PLAIN, SQLITE, WHOLE
 from bench.figures import Figures, Spread
 from bench.memory import FROM_MEMORY, ONE_AREA, STRATEGIES
@@ -85,10 +85,14 @@ def _path() -> Iterator[Goal]:
     for metric, most in (("p50", 1.45), ("p99", 2.0)):
         ours, bare = ((SEQUENTIAL, name, metric) for name in (OURS, BARE))
         yield Goal(f"one after another, {metric}, to two bare trips", ours, bare, at_most=most)
+    keys = ((floors.ALONE, name, "p50") for name in (floors.STATEMENTS, BARE))
+    yield Goal("the router's two statements alone, p50, to two bare trips", *keys)
     for callers, other, least in ((50, BARE, 2.0), (50, UNBATCHED, 3.0), (200, UNBATCHED, 4.0)):
         steady = callers_name("steady", callers)
         what = f"{callers} callers, a second, to {other}"
         yield Goal(what, (steady, OURS, "rate"), (steady, other, "rate"), at_least=least)
+    keys = ((floors.TOGETHER, OURS, floors.BOUND), (floors.TOGETHER, BARE, "rate"))
+    yield Goal("50 callers, if Python took no time and PostgreSQL never paused, to two bare trips", *keys)
     hot, cold = callers_name("one hot buyer", 50), callers_name("cold", 50)
     yield Goal("one hot buyer, to unbatched", (hot, OURS, "rate"), (hot, UNBATCHED, "rate"), at_least=7)
     yield Goal("one hot buyer, to the cold case", (hot, OURS, "rate"), (cold, OURS, "rate"), at_least=1)
