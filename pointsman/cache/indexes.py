@@ -62,48 +62,27 @@ class Change(NamedTuple):
 
 
 class Cell:
-    """What an offer has in a market: whose numbers are `enrolled`, and in the order of these their enrollments.
-
-    How many numbers are not greater than one is where its enrollment stands: the bitmap knows, and the list is short,
-    where a dict by number would be looked through in three places of memory.
-    """
+    """What an offer has in a market: its enrollments by the market's numbers."""
 
     __slots__ = ("enrolled", "rows")
 
-    def __init__(self, rows: Mapping[int, Enrollment]) -> None:
-        self.enrolled = BitMap(rows)
-        self.rows = [rows[number] for number in sorted(rows)]
+    def __init__(self) -> None:
+        self.enrolled = BitMap()
+        self.rows: dict[int, Enrollment] = {}
 
     def put(self, number: int, enrollment: Enrollment) -> None:
-        place = self.enrolled.rank(number)
-        if number in self.enrolled:
-            self.rows[place - 1] = enrollment
-        else:
-            self.enrolled.add(number)
-            self.rows.insert(place, enrollment)
+        self.enrolled.add(number)
+        self.rows[number] = enrollment
 
     def drop(self, number: int) -> None:
-        if number in self.enrolled:
-            del self.rows[self.enrolled.rank(number) - 1]
-            self.enrolled.remove(number)
+        self.enrolled.discard(number)
+        self.rows.pop(number, None)
 
 
 class Market:
     """Who takes leads where in one market."""
 
-    __slots__ = (
-        "_free",
-        "_orders",
-        "buyers",
-        "cells",
-        "counts",
-        "found",
-        "id",
-        "is_ambiguous",
-        "numbers",
-        "order",
-        "places",
-    )
+    __slots__ = ("_free", "buyers", "cells", "counts", "found", "id", "numbers", "places")
 
     def __init__(self, market_id: UUID) -> None:
         self.id = market_id
@@ -114,31 +93,21 @@ class Market:
         self.cells: dict[UUID, Cell] = {}
         self.counts = {scope: array("I") for scope in _SCOPES}
         """How many areas of a scope, by number."""
-        self.order = array("d")
-        """The order of buyers, by number: the first bits of their ids, which nearly always tell them apart."""
-        self.is_ambiguous = False
-        """Whether there are, or were, buyers whom these do not tell apart."""
-        self._orders: set[float] = set()
         self._free: list[int] = []
         # (offer, postal code, city) of leads -> who covers them, until anything changes here
         self.found: dict[tuple[UUID, str | None, str | None], tuple[Enrollment, ...]] = {}
 
     def enter(self, buyer_id: UUID) -> int:
         """A number for a buyer that has none."""
-        order = _order(buyer_id)
         if self._free:
             number = self._free.pop()
             self.buyers[number] = buyer_id
-            self.order[number] = order
         else:
             number = len(self.buyers)
             self.buyers.append(buyer_id)
-            self.order.append(order)
             for counts in self.counts.values():
                 counts.append(0)
         self.numbers[buyer_id] = number
-        self.is_ambiguous |= order in self._orders
-        self._orders.add(order)
         return number
 
     def add(self, place: Place, number: int) -> None:
@@ -155,7 +124,6 @@ class Market:
         if any(counts[number] for counts in self.counts.values()):
             return False
         del self.numbers[self.buyers[number]]
-        self._orders.discard(self.order[number])
         self._free.append(number)
         return True
 
@@ -174,14 +142,6 @@ class Market:
         if postal_code is not None and (place := places["postal_code"].get(postal_code)):
             found = found | place.holders
         return found
-
-    def in_order(self, numbers: BitMap, cell: Cell) -> tuple[Enrollment, ...]:
-        """Those of a cell that have such numbers, in order of buyers."""
-        rows, rank = cell.rows, cell.enrolled.rank
-        found = [rows[rank(number) - 1] for number in sorted(numbers, key=self.order.__getitem__)]
-        if self.is_ambiguous:
-            found.sort(key=_BY_BUYER)
-        return tuple(found)
 
 
 class Indexes:
@@ -235,8 +195,9 @@ class Indexes:
             cell = market.cells.get(lead.offer_id)
             if cell is None:
                 cell = self._cell(market, lead.offer_id)
+            rows = cell.rows
             holding = market.holding(geo.postal_code(lead.postal_code), geo.city(lead.city))
-            found = market.in_order(holding & cell.enrolled, cell)
+            found = tuple(sorted([rows[number] for number in holding & cell.enrolled], key=_BY_BUYER))
             if lead.offer_id in market.cells:  # or nobody would tell the market of the offer's first enrollment
                 if len(market.found) == _REMEMBERED_PLACES:  # leads can name any
                     market.found.clear()
@@ -452,9 +413,11 @@ class Indexes:
 
     def _cell(self, market: Market, offer_id: UUID) -> Cell:
         """Build the cell of an offer that this market has seen no lead of; changes keep it from then on."""
+        cell = Cell()
         enrolled, numbers = self.enrolled(offer_id), market.numbers
-        either = enrolled if len(enrolled) < len(numbers) else numbers
-        cell = Cell({numbers[one]: enrolled[one] for one in either if one in enrolled and one in numbers})
+        for buyer_id in enrolled if len(enrolled) < len(numbers) else numbers:
+            if buyer_id in enrolled and buyer_id in numbers:
+                cell.put(numbers[buyer_id], enrolled[buyer_id])
         if offer_id in self.enrollments:
             market.cells[offer_id] = cell
             self._markets_with_cells.setdefault(offer_id, []).append(market)
@@ -486,11 +449,6 @@ def _matches(policy: Policy, lead: Lead) -> bool:
         and (policy.vertical_id is None or policy.vertical_id == lead.vertical_id)
         and (policy.market_id is None or policy.market_id == lead.market_id)
     )
-
-
-def _order(buyer_id: UUID) -> float:
-    """The first bits of an id, as many as a float holds."""
-    return float(int.from_bytes(buyer_id.bytes[:8], "big") >> 11)
 
 
 def _place(row: Exclusivity) -> _Place:

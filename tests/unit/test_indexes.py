@@ -385,10 +385,9 @@ def test_many_buyers_are_told_apart():
         assert winner(world, lead=make_lead(postal_code=str(number))) == buyer_id(number)
 
 
-@pytest.mark.parametrize("alike", [0, 8, 40, 64, 100])
-def test_who_covers_a_lead_comes_in_order_of_buyers_however_alike_their_ids_begin(alike):
-    rng, world, there = Random(alike), make_world(), set()
-    buyers = [UUID(int=rng.getrandbits(128 - alike)) for _ in range(40)]
+def test_who_covers_a_lead_comes_in_order_of_buyers_whatever_came_when():
+    rng, world, there = Random(1), make_world(), set()
+    buyers = [UUID(int=rng.getrandbits(128)) for _ in range(40)]
     for _ in range(400):
         buyer = rng.choice(buyers)
         area = ("buyer_service_areas", make_area(id=buyer, buyer_id=buyer))
