@@ -225,7 +225,7 @@ def again(row: asyncpg.Record, indexes: Indexes) -> Again:
     stored = StoredState({}, ())
     try:
         stored = read_state(row["state"])
-        decision = redecide(lead_of(row), indexes, stored, instant_of(row), State())
+        decision = redecide(lead_of(row), indexes, stored, instant_of(row))
     except (ValueError, ArithmeticError) as error:
         return Again(row, indexes, stored, None, str(error))
     return Again(row, indexes, stored, decision)

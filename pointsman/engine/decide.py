@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -112,7 +111,10 @@ def _under(
 
 def _proofs(full: list[Full]) -> tuple[Cap, ...]:
     """One full cap of each, in order of buyers."""
-    return tuple([one.cap for one in sorted(full, key=_turn_of_full)])
+    if len(full) > 1:
+        full = sorted(full, key=_turn_of_full)
+    return tuple([one.cap for one in full])
 
 
-_turn_of_full = attrgetter("enrollment.turn")  # within an offer, the order of buyers
+def _turn_of_full(one: Full) -> bytes:
+    return one.enrollment.turn  # within an offer, the order of buyers

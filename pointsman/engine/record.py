@@ -125,24 +125,19 @@ def read_state(state: bytes) -> StoredState:
     return StoredState(used, positions)
 
 
-def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State) -> Decision:
+def redecide(lead: Lead, snapshot: Snapshot, stored: StoredState, at: int, around: State | None = None) -> Decision:
     """Decide again on a recorded state, on `around` for the buyers that it does not name, which it is added to.
 
     Where nothing is known around, whoever the record does not name as full is not.
     """
-    crowded = None if around.used else set[bytes]()
+    state = _Recorded(stored.positions, around)
     if stored.used:
         covering = snapshot.covering(lead)
+        candidates = len(covering)
         for number, used in stored.used.items():
-            place, slot = number >> 2, number & 3
-            if place < len(covering):
-                for limit in covering[place].limits:
-                    if limit.slot == slot:
-                        counter = bind(covering[place], limit, at).counter
-                        around.used[counter] = used
-                        if crowded is not None and used >= limit.limit:
-                            crowded.add(counter.holder)
-    return decide(lead, snapshot, _Recorded(stored.positions, around, crowded), at)
+            if number >> 2 < candidates:
+                state.believe(covering[number >> 2], number & 3, used, at)
+    return decide(lead, snapshot, state, at)
 
 
 class _Recorded(State):
@@ -150,12 +145,22 @@ class _Recorded(State):
 
     __slots__ = ("_recorded",)
 
-    def __init__(self, recorded: Sequence[int], around: State, crowded: set[bytes] | None) -> None:
-        self.crowded = crowded
-        self.used = around.used
-        self.ahead = around.ahead
-        self.positions = around.positions
+    def __init__(self, recorded: Sequence[int], around: State | None) -> None:
+        super().__init__()
         self._recorded = recorded
+        if around is None:
+            self.crowded = set()
+        else:
+            self.used, self.ahead, self.positions = around.used, around.ahead, around.positions
+
+    def believe(self, enrollment: Enrollment, slot: int, used: int, at: int) -> None:
+        """Take over what the record says of one counter; of one with room nobody asks where it says who is full."""
+        crowded = self.crowded
+        for limit in enrollment.limits:
+            if limit.slot == slot and (crowded is None or used >= limit.limit):
+                self.used[bind(enrollment, limit, at).counter] = used
+                if crowded is not None:
+                    crowded.add(enrollment.turn)
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
         recorded = self._recorded

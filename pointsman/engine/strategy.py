@@ -172,13 +172,18 @@ def _scores(ranking: Ranking, those: Sequence[Enrollment]) -> list[Score]:
     return [Score(n, enrollment.weight or 1) for n, enrollment in zip(hashes, those, strict=True)]
 
 
+def _prompt_first(ranking: Ranking, those: Sequence[Enrollment]) -> list[bool]:
+    rules = ranking.rules
+    return [not is_prompt(enrollment, rules) for enrollment in those]
+
+
 def _response_times(_: Ranking, those: Sequence[Enrollment]) -> list[tuple[int, int]]:
     found = [enrollment.sla_response_seconds for enrollment in those]
     return [_LAST if seconds is None else (0, seconds) for seconds in found]
 
 
 _PARTS: dict[str, Callable[[Ranking, Sequence[Enrollment]], Sequence[Any]]] = {
-    "sla": lambda ranking, those: [not is_prompt(enrollment, ranking.rules) for enrollment in those],
+    "sla": _prompt_first,
     SCORE: _scores,
     "priority_rank": lambda _, those: [enrollment.priority_rank for enrollment in those],
     "weight": lambda _, those: [-(enrollment.weight or 0) for enrollment in those],
