@@ -21,7 +21,7 @@ from uuid import UUID
 
 import asyncpg
 
-from pointsman import Outcome, PointsmanError, Router
+from pointsman import Outcome, PointsmanError, Router, batching
 from tests.invariants import Answer
 
 HUNG_SECONDS = 60
@@ -183,7 +183,9 @@ async def _awaited(way: Coroutine[Any, Any, None]) -> None:
 
 
 async def main(dsn: str, listen_dsn: str, direct_dsn: str, path: str, seed: int, callers: int) -> None:
-    """Open a router and call it until SIGTERM."""
+    """Open a router and call it until SIGTERM; in every second process two flushes go abreast from two leads on."""
+    if seed % 2:
+        batching.LEAST_ABREAST = 1
     notes = Notes(path)
     leads = [row[0] for row in await _fetched(direct_dsn, "select id from leads order by id")]
     router = await _opened(dsn, listen_dsn)
