@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import itemgetter
 from typing import Any
 
@@ -21,6 +21,8 @@ VERSIONS = (engine.__version__, zones.TZDATA_VERSION, geo.UNICODE_VERSION)
 _SERVED_IN_BATCH = 1 << 62
 """Positions that this batch and the one before it give out stand behind every position that is written already."""
 _REMEMBERED_COUNTERS = 1_000_000
+_DOUBTED_AT_ONCE = 5_000
+"""Counters: some two milliseconds."""
 _HOLDERS = itemgetter(slice(32)), itemgetter(slice(16))
 """What a counter's holder is if that is an enrollment, and if it is a buyer."""
 
@@ -31,12 +33,13 @@ class Beliefs(State):
     `since` is the config version from which on a counter surely counted every lead.
     """
 
-    __slots__ = ("_crowded", "_recounted", "since")
+    __slots__ = ("_crowded", "_doubted", "_recounted", "since")
 
     def __init__(self) -> None:
         super().__init__()
         self.since: dict[bytes, int] = {}
         self.crowded = self._crowded = set[bytes]()
+        self._doubted: Iterator[bytes] = iter(())
         self._recounted: set[bytes] | None = None
 
     def remember(self, counter: Counter, used: int, since: int) -> None:
@@ -80,16 +83,26 @@ class Beliefs(State):
     def take_up(self, recounted: set[bytes]) -> None:
         """Look anew at enrollments whose leads are counted otherwise than before, and empty the indexes' set of these.
 
-        The set of other indexes than before stands for a configuration of which nothing is known yet.
+        The set of other indexes than before stands for a configuration of which nothing is known yet: everyone may be
+        full until all who have counted are noted, which takes some calls, since they may be a million.
         """
         if self._recounted is not recounted:
             if self._recounted is not None:
-                for holder in _HOLDERS:
-                    self._crowded.update(map(holder, self.used))
+                self.crowded, self._doubted = None, iter(list(self.used))
             self._recounted = recounted
+        if self.crowded is None:
+            self._doubt()
         if recounted:
             self._crowded |= recounted
             recounted.clear()
+
+    def _doubt(self) -> None:
+        """Note some more of those who have counted as possibly full."""
+        some = list(islice(self._doubted, _DOUBTED_AT_ONCE))
+        for holder in _HOLDERS:
+            self._crowded.update(map(holder, some))
+        if len(some) < _DOUBTED_AT_ONCE:
+            self.crowded = self._crowded
 
 
 class Batch(State):
@@ -105,7 +118,6 @@ class Batch(State):
         "_counters",
         "_earlier",
         "_fence",
-        "_filled",
         "_heads",
         "_known",
         "_last_win",
@@ -138,13 +150,11 @@ class Batch(State):
         self._ranks: dict[bytes, int] = {}
         self._takes = self.ahead
         self._earlier = 0
-        self._filled = set[bytes]()
         if before is not None:
             self.ahead = dict(before._takes)
             self._ranks = {turn: _SERVED_IN_BATCH + lead for turn, lead in before._last_win.items()}
             self._earlier = len(before.decisions)
-            if self.crowded is not None:
-                self.crowded |= before._filled  # whoever looked at them without the batch before may have found room
+            self._crowd(cap for counter, cap in before._counters.items() if counter in before._takes)
         self._counters: dict[Counter, Cap] = {}
         self._turns: dict[bytes, Enrollment] = {}
         self._uses: list[tuple[Counter, bool, int, int]] = []
@@ -195,9 +205,12 @@ class Batch(State):
         self._takes[counter] = how_many
         if self.ahead is not self._takes:
             self.ahead[counter] = self.ahead.get(counter, 0) + 1
-        if self.crowded is not None and self.usage(counter) >= cap.limit:
-            self._filled.add(counter.holder)
-            self.crowded.add(counter.holder)
+        self._crowd((cap,))
+
+    def _crowd(self, taken: Iterable[Cap]) -> None:
+        """Note whose caps are reached by what was taken; who looked without that may have found room there."""
+        if self.crowded is not None:
+            self.crowded.update([cap.counter.holder for cap in taken if self.usage(cap.counter) >= cap.limit])
 
     def arguments(self) -> list[Any]:
         """The arguments of `claim_1`."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from pointsman import claim
 from pointsman.cache.indexes import Indexes
 from pointsman.claim import Batch, Beliefs
 from pointsman.engine.capacity import Counter, State, caps
@@ -65,7 +66,7 @@ class Life:
         if self.rng.random() < 0.5:
             batches.append(self.batch(first))
         for batch in batches:
-            self.claim(batch)
+            self.claimed(batch)
 
     def batch(self, before: Batch | None) -> Batch:
         """Some leads, decided."""
@@ -76,7 +77,7 @@ class Life:
             batch.add(self.decided(lead, batch))
         return batch
 
-    def claim(self, batch: Batch) -> None:
+    def claimed(self, batch: Batch) -> None:
         """Some of a batch are claimed, by an answer that knows of others' claims."""
         rng, known = self.rng, self.known
         batch.arguments()
@@ -95,9 +96,8 @@ class Life:
         batch.crowded = crowded
         decision = decide(lead, self.indexes, batch, self.at)
         assert exact == decision
-        assert crowded is not None
         candidates = {enrollment.turn for enrollment in decision.covering}
-        event("nobody in doubt" if candidates.isdisjoint(crowded) else "somebody in doubt")
+        event("nobody in doubt" if candidates.isdisjoint(crowded or ()) else "somebody in doubt")
         event("somebody full" if decision.full else "nobody full")
         self.decisions += 1
         return decision
@@ -244,6 +244,20 @@ def test_a_configuration_that_was_loaded_anew_may_have_lower_caps():
     anew = make_world(candidate(1, daily_cap=3), candidate(2, priority_rank=200))
     anew.recounted.clear()  # as a load does
     assert TWO == believed_winner(anew, known)
+
+
+def test_after_a_load_everyone_is_looked_at_until_all_who_have_counted_are_noted(monkeypatch):
+    monkeypatch.setattr(claim, "_DOUBTED_AT_ONCE", 2)
+    _, known = after_three_leads()
+    for number in range(10, 14):
+        known.remember(Counter.of(buyer_id(number), OFFER, "day", NOON), 1, 0)
+    anew = make_world(candidate(1, daily_cap=3), candidate(2, priority_rank=200))
+    anew.recounted.clear()  # as a load does
+    complete = []
+    for _ in range(4):
+        assert TWO == believed_winner(anew, known)
+        complete.append(known.crowded is not None)
+    assert [False, False, True, True] == complete
 
 
 def test_what_a_batch_takes_fills_a_cap_for_its_next_lead():
