@@ -7,7 +7,7 @@ are text, its instants microseconds. A bad row makes itself ineffective, and say
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,18 +89,14 @@ def metered(meter: bytes) -> tuple[UUID, UUID, str]:
 
 
 class Buyer:
-    """Who may receive leads. `changed` is the config version at which its caps or its zone last changed.
-
-    `hourly` and `daily` are its caps as limits; in a zone that cannot be read they have no windows to bind in.
-    """
+    """Who may receive leads. `changed` is the config version at which its caps or its zone last changed."""
 
     __slots__ = (
+        "_limits",
         "caps",
         "changed",
-        "daily",
         "faults",
         "holder",
-        "hourly",
         "hours",
         "id",
         "sla_response_seconds",
@@ -116,8 +112,7 @@ class Buyer:
         self.sla_response_seconds: int | None = image["sla_response_seconds"]
         self.hours, fault = _hours(image["acceptance_hours"], self.zone)
         self.changed = changed
-        self.hourly = None if hourly is None else Limit(Slot.HOURLY_OF_BUYER, self.id, NOBODY, "hour", hourly)
-        self.daily = None if daily is None else Limit(Slot.DAILY_OF_BUYER, self.id, NOBODY, "day", daily)
+        self._limits: tuple[Limit | None, Limit | None] | None = None
         self.faults |= fault
         if image["status"] != "active":
             self.faults |= Fault.PAUSED
@@ -125,6 +120,17 @@ class Buyer:
             self.faults |= Fault.BELOW_MIN_BALANCE
         if self.sla_response_seconds is not None and self.sla_response_seconds < 0:
             self.faults |= Fault.BAD_SLA
+
+    @property
+    def limits(self) -> tuple[Limit | None, Limit | None]:
+        """Its caps as limits, hourly and daily, for all of its enrollments; made when they are first asked for."""
+        if self._limits is None:
+            hourly, daily = self.caps
+            self._limits = (
+                None if hourly is None else Limit(Slot.HOURLY_OF_BUYER, self.id, NOBODY, "hour", hourly),
+                None if daily is None else Limit(Slot.DAILY_OF_BUYER, self.id, NOBODY, "day", daily),
+            )
+        return self._limits
 
     def is_as(self, other: Buyer) -> bool:
         """Whether both come of the same row, whenever that was read."""
@@ -174,7 +180,7 @@ class Enrollment(Standing):
     The cache owns these objects and may put a newer `buyer` into one between two decisions, never during one.
     """
 
-    __slots__ = ("buyer", "changed", "enrolled_at", "limits", "offer_id", "own")
+    __slots__ = ("_limits", "buyer", "changed", "enrolled_at", "offer_id", "own")
 
     def __init__(self, image: Image, buyer: Buyer | None, changed: int) -> None:
         buyer_id: UUID = image["buyer_id"]
@@ -199,7 +205,7 @@ class Enrollment(Standing):
     def belong_to(self, buyer: Buyer | None) -> None:
         """Take the buyer as it is now; None where no such buyer exists."""
         self.buyer = buyer
-        self.limits = self._limits(buyer)
+        self._limits: tuple[Limit, ...] | None = None
         faults = self.own.faults
         if buyer is None:
             self.holder, self.hours = self.buyer_id.bytes, None
@@ -207,9 +213,11 @@ class Enrollment(Standing):
             return
         self.holder, self.hours = buyer.holder, buyer.hours
         faults |= buyer.faults
-        if buyer.zone is None and any(cap is not None for cap in (*self.caps, *buyer.caps)):
-            faults |= Fault.BAD_ZONE_OF_CAPS
-        if any(limit.limit == 0 for limit in self.limits):
+        caps = (*self.own[:2], *buyer.caps)
+        if buyer.zone is None:
+            if any(cap is not None for cap in caps):
+                faults |= Fault.BAD_ZONE_OF_CAPS
+        elif 0 in caps:
             faults |= Fault.ZERO_CAP
         self.faults = int(faults)
 
@@ -231,20 +239,28 @@ class Enrollment(Standing):
     def sla_response_seconds(self) -> int | None:
         return None if self.buyer is None else self.buyer.sla_response_seconds
 
-    def _limits(self, buyer: Buyer | None) -> tuple[Limit, ...]:
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What binds its leads, hours before days; in a zone that cannot be read caps have no windows to bind in.
+
+        Made when they are first asked for: when it wins, or may be full. Most enrollments of a large table never do.
+        """
+        if self._limits is None:
+            self._limits = tuple(limit for limit in self._caps_as_limits() if limit is not None)
+        return self._limits
+
+    def _caps_as_limits(self) -> Iterator[Limit | None]:
+        buyer = self.buyer
         if buyer is None or buyer.zone is None:
-            return ()
+            return
         hourly, daily, _ = self.own
-        limits = []
+        hourly_of_buyer, daily_of_buyer = buyer.limits
         if hourly is not None:
-            limits.append(Limit(Slot.HOURLY_OF_ENROLLMENT, buyer.id, self.offer_id, "hour", hourly))
-        if buyer.hourly is not None:
-            limits.append(buyer.hourly)
+            yield Limit(Slot.HOURLY_OF_ENROLLMENT, buyer.id, self.offer_id, "hour", hourly)
+        yield hourly_of_buyer
         if daily is not None:
-            limits.append(Limit(Slot.DAILY_OF_ENROLLMENT, buyer.id, self.offer_id, "day", daily))
-        if buyer.daily is not None:
-            limits.append(buyer.daily)
-        return tuple(limits)
+            yield Limit(Slot.DAILY_OF_ENROLLMENT, buyer.id, self.offer_id, "day", daily)
+        yield daily_of_buyer
 
     def is_as(self, other: Enrollment) -> bool:
         """Whether both come of the same row, whenever that was read; the buyer's part aside."""

@@ -253,13 +253,14 @@ def _seen(indexes: Indexes) -> dict[str, Any]:
 
 def _buyer(buyer: Buyer | None) -> str:
     """Everything of a buyer but since when it counts as it does, which a load cannot know; its limits are in `caps`."""
-    return "" if buyer is None else _fields(buyer, leave_out={"changed", "hourly", "daily"})
+    return "" if buyer is None else _fields(buyer, leave_out={"changed", "_limits"})
 
 
 def _enrollment(enrollment: Enrollment) -> str:
     limits = [_fields(limit, leave_out={"cap"}) for limit in enrollment.limits]  # how it bound last is a memo
-    return _fields(enrollment, leave_out={"changed", "buyer", "limits"}) + repr(limits) + _buyer(enrollment.buyer)
+    return _fields(enrollment, leave_out={"changed", "buyer", "_limits"}) + repr(limits) + _buyer(enrollment.buyer)
 
 
 def _fields(thing: Any, leave_out: set[str]) -> str:
-    return repr([(name, getattr(thing, name)) for name in sorted(thing.__slots__) if name not in leave_out])
+    names = {name for made in type(thing).__mro__ for name in getattr(made, "__slots__", ())}
+    return repr([(name, getattr(thing, name)) for name in sorted(names - leave_out)])
