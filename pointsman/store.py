@@ -492,13 +492,16 @@ class Store:
         row = await self._row(connection, "state_before", *arguments, decision_id)
         return row["used"], row["positions"]
 
-    async def usage(self, connection: Connection) -> list[asyncpg.Record]:
-        """Every counter of a window that may be open: buyer_id, offer_id, kind, window_start, used."""
-        return await connection.fetch(self._sql["usage"])
+    def usage(self, connection: Connection, slice_rows: int) -> AsyncGenerator[list[asyncpg.Record], None]:
+        """Every counter of a window that may be open, in slices.
 
-    async def positions(self, connection: Connection) -> list[asyncpg.Record]:
-        """Every enrollment that was served: buyer_id, offer_id, position."""
-        return await connection.fetch(self._sql["positions"])
+        buyer_id, offer_id, kind, window_start, used, since.
+        """
+        return self._slices(connection, "usage", slice_rows)
+
+    def positions(self, connection: Connection, slice_rows: int) -> AsyncGenerator[list[asyncpg.Record], None]:
+        """Every enrollment that was served, in slices: buyer_id, offer_id, position."""
+        return self._slices(connection, "positions", slice_rows)
 
     # configuration
 
@@ -518,7 +521,10 @@ class Store:
         return self._slices(connection, "load_areas", slice_rows)
 
     async def _slices(self, connection: Connection, name: str, slice_rows: int) -> AsyncGenerator[Any, None]:
-        """While the caller works on a slice the server makes the next; who stops before the end has to close this."""
+        """While the caller works on a slice the server makes the next; who stops before the end has to close this.
+
+        Inside the caller's transaction.
+        """
         cursor = await connection.cursor(self._sql[name])
         coming = asyncio.create_task(cursor.fetch(slice_rows))
         try:
