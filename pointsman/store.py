@@ -7,7 +7,7 @@ import json
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -521,19 +521,10 @@ class Store:
         return self._slices(connection, "load_areas", slice_rows)
 
     async def _slices(self, connection: Connection, name: str, slice_rows: int) -> AsyncGenerator[Any, None]:
-        """While the caller works on a slice the server makes the next; who stops before the end has to close this.
-
-        Inside the caller's transaction.
-        """
-        cursor = await connection.cursor(self._sql[name])
-        coming = asyncio.create_task(cursor.fetch(slice_rows))
-        try:
-            while rows := await coming:
-                coming = asyncio.create_task(cursor.fetch(slice_rows))
-                await asyncio.sleep(0)  # it begins: the question is sent
+        """All that a statement answers, inside the caller's transaction."""
+        async with aclosing(_ahead(await connection.cursor(self._sql[name]), slice_rows)) as slices:
+            async for rows in slices:
                 yield rows
-        finally:
-            await asyncio.wait([coming])  # nobody can ask anything else before
 
     async def detached(self, connection: Connection) -> list[str]:
         """Configuration tables whose changes nobody logs, because a trigger is missing, off or not ours."""
@@ -549,14 +540,15 @@ class Store:
 
     async def all_changes(
         self, connection: Connection, since: Version, slice_rows: int
-    ) -> AsyncIterator[list[RowImage] | None]:
+    ) -> AsyncGenerator[list[RowImage] | None, None]:
         """All of them, in slices, inside the caller's transaction; just None if `since` is not part of the history."""
         cursor = await connection.cursor(self._sql["changes"], since.number, None)
         if not _is_of(await cursor.fetchrow(), since):
             yield None
             return
-        while rows := await cursor.fetch(slice_rows):
-            yield _row_images(rows)
+        async with aclosing(_ahead(cursor, slice_rows)) as slices:
+            async for rows in slices:
+                yield _row_images(rows)
 
     # records
 
@@ -604,6 +596,21 @@ async def connect(
             "the database's address cannot be read; it must be like postgresql://user:password@host:5432/database,"
             " with what is special in a password percent-encoded"
         ) from None
+
+
+async def _ahead(cursor: Any, slice_rows: int) -> AsyncGenerator[list[asyncpg.Record], None]:
+    """What a cursor has left, in slices: while the caller works on one, the server makes the next.
+
+    Who stops before the end has to close this, since nobody else can ask anything on the connection meanwhile.
+    """
+    coming = asyncio.create_task(cursor.fetch(slice_rows))
+    try:
+        while rows := await coming:
+            coming = asyncio.create_task(cursor.fetch(slice_rows))
+            await asyncio.sleep(0)  # it begins: the question is sent
+            yield rows
+    finally:
+        await asyncio.wait([coming])
 
 
 async def _host_schema(connection: asyncpg.Connection, installation: str) -> str:

@@ -322,8 +322,11 @@ class Cache:
         since = Version(indexes.version, indexes.token)
         self._is_whole = False
         with translated():
-            async with connection.transaction():
-                async for changes in self._store.all_changes(connection, since, LOGGED_ROWS):
+            async with (
+                connection.transaction(),
+                aclosing(self._store.all_changes(connection, since, LOGGED_ROWS)) as slices,
+            ):
+                async for changes in slices:
                     if changes is None or not _says_all(changes):
                         return False
                     await _apply(indexes, changes)
