@@ -26,6 +26,8 @@ LEAST_BATCH = 8
 """How small batches become while configuration changes faster than larger ones are claimed."""
 ABREAST = 2
 """How many flushes are under way at once."""
+PATIENCE_SECONDS = 1.0
+"""How long a batch waits for its turn; mostly that is milliseconds, and what was read for it grows old."""
 LEAST_ABREAST = 20
 """How many leads are worth a flush beside another: fewer cost more in batches of their own than they gain."""
 
@@ -58,12 +60,15 @@ class Turn:
         return None if self._before is None else self._before.pending
 
     async def comes(self, foreseen: Batch | None) -> bool:
-        """Wait for it; returns whether what is claimed before is `foreseen`, and holds as it was decided."""
+        """Wait for it; returns whether what is claimed before is `foreseen`, and holds as it was decided.
+
+        Whoever waits for a server that has gone silent is not waited for: the order of claims is for speed.
+        """
         if self._before is None:
             return False
-        claimed = await self._before._over
-        self._before = None
-        return claimed is not None and claimed is foreseen
+        over, self._before = self._before._over, None
+        await asyncio.wait([over], timeout=PATIENCE_SECONDS)
+        return over.done() and over.result() is not None and over.result() is foreseen
 
     def end(self, claimed: Batch | None = None) -> None:
         """Let the next one come, and tell it what holds."""

@@ -194,6 +194,25 @@ async def test_leads_that_somebody_holds_do_not_keep_the_next_batch_waiting(
     assert [] == await violations(connection)
 
 
+async def test_server_that_has_gone_silent_keeps_the_next_batch_waiting_for_a_second(
+    database: str, connection: asyncpg.Connection, watched: Watched
+) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    await make_policy(connection)
+    leads = await leads_of(connection, offer, 60)
+    heard = asyncio.Event()
+    watched.before[1] = heard.wait
+    async with Router.open(database) as router:
+        calls = [asyncio.ensure_future(router.route(lead)) for lead in leads]
+        assert ["routed"] * 30 == kinds(await asyncio.gather(*calls[30:]))
+        assert not calls[0].done()
+        heard.set()
+        assert ["routed"] * 30 == kinds(await asyncio.gather(*calls[:30]))
+    assert watched.at_once == 2
+    assert [] == await violations(connection)
+
+
 async def test_lead_that_is_wanted_again_while_it_is_under_way_waits_until_it_is_settled(
     database: str, connection: asyncpg.Connection, watched: Watched
 ) -> None:
