@@ -67,7 +67,7 @@ class Beliefs(State):
                 for cap in decision.takes:
                     self.note(cap, self.used.get(cap.counter, 0) + 1)
                     self.since[cap.counter] = cap.changed
-                self.positions[decision.winner.turn] = decision_id
+                self.positions[decision.winner.turn] = batch.served[decision.winner.turn] = decision_id
         if len(self.used) > _REMEMBERED_COUNTERS:
             self.used.clear()  # those in use come back with their next claim
             self.since.clear()
@@ -110,7 +110,7 @@ class Batch(State):
 
     `seen` is what is believed of usage and positions; `known` holds the rows that surely exist. `fence`: a transaction
     id such that whatever claimed on an older config version than `version` has a smaller one. `before`: a batch whose
-    claim is still under way, and is taken to hold.
+    claim is still under way, and is taken to hold. `served`: each winner's last decision, once they are claimed.
     """
 
     __slots__ = (
@@ -124,10 +124,13 @@ class Batch(State):
         "_now",
         "_ranks",
         "_seen",
+        "_served_before",
+        "_stood",
         "_takes",
         "_turns",
         "_uses",
         "decisions",
+        "served",
         "taken",
         "version",
         "won",
@@ -147,6 +150,9 @@ class Batch(State):
         self._known = known
         self.used, self.positions, self.crowded = seen.used, seen.positions, seen.crowded
         self._last_win: dict[bytes, int] = {}
+        self.served: dict[bytes, int] = {}
+        self._served_before: dict[bytes, int] = {}
+        self._stood: dict[bytes, int] = {}
         self._ranks: dict[bytes, int] = {}
         self._takes = self.ahead
         self._earlier = 0
@@ -154,6 +160,7 @@ class Batch(State):
             self.ahead = dict(before._takes)
             self._ranks = {turn: _SERVED_IN_BATCH + lead for turn, lead in before._last_win.items()}
             self._earlier = len(before.decisions)
+            self._served_before = before.served
             self._crowd(cap for counter, cap in before._counters.items() if counter in before._takes)
         self._counters: dict[Counter, Cap] = {}
         self._turns: dict[bytes, Enrollment] = {}
@@ -191,6 +198,7 @@ class Batch(State):
                 self._take(cap, ahead + 1)
         for enrollment in decision.compared:
             self._turns.setdefault(enrollment.turn, enrollment)
+            self._stood.setdefault(enrollment.turn, self.positions.get(enrollment.turn, 0))
             wins = enrollment is decision.winner
             self._compares.append((enrollment.turn, wins, self._last_win.get(enrollment.turn, 0)))
         self._heads.append(record.head(decision, *self.version))
@@ -231,7 +239,7 @@ class Batch(State):
             self.won,
             [enrollment.buyer_id for enrollment in self._turns.values()],
             [enrollment.offer_id for enrollment in self._turns.values()],
-            [self._seen.positions.get(turn, 0) for turn in self._turns],
+            [self._expected(turn) for turn in self._turns],
             [turn not in known_turns for turn in self._turns],
             [turn_index[turn] * (-1 if wins else 1) for turn, wins, _ in self._compares],
             [after for _, _, after in self._compares],
@@ -255,7 +263,8 @@ class Batch(State):
         changed = {cap.level: cap.changed for cap in decision.takes}
         full, compared = decision.full, decision.compared
         since, seen = self._known.since, self._seen
-        usage, positions = [seen.usage(counter) for counter, *_ in self._uses], seen.positions_of(compared)
+        usage = [seen.usage(counter) for counter, *_ in self._uses]
+        positions = [self._expected(enrollment.turn) for enrollment in compared]
         state = record.packed_state(list(zip(names, usage, strict=True)), positions)
         return [
             *self._basis(),
@@ -287,7 +296,7 @@ class Batch(State):
             names[len(takes) :] or None,
             [cap.limit for cap in full] or None,
             usage[len(takes) :] or None,
-            seen.position(winner) if winner is not None and compared else None,
+            self._expected(winner.turn) if winner is not None and compared else None,
             [enrollment.buyer_id for enrollment in compared] or None,
             positions or None,
         ]
@@ -318,6 +327,16 @@ class Batch(State):
     def _basis(self) -> list[Any]:
         """What both claims are told first: config version, instant, and by what the decisions were made."""
         return [self.version.number, self.version.token, self._fence, self._now, *VERSIONS]
+
+    def _expected(self, turn: bytes) -> int:
+        """Where an enrollment stands if what was decided on is true: not what is believed meanwhile.
+
+        What was learned since the decision may have another one go first, and the claim has to find that out.
+        """
+        served = self._served_before.get(turn)
+        if served is None:
+            served = self._stood.get(turn)
+        return self._seen.positions.get(turn, 0) if served is None else served  # the latter: nobody compared it
 
     def _put_taken_first(self) -> None:
         """Counters that leads count under, and enrollments that win, come before those that are only looked at."""

@@ -6,19 +6,20 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from pointsman import Outcome, Router
 from pointsman.store import Store
-from tests.builders import make_candidate, make_lead, make_offer, make_policy, rules
+from tests.builders import make_area, make_candidate, make_lead, make_offer, make_policy, rules
 from tests.invariants import violations
 from tests.stage import another, kinds, served, waiting_for_a_lock
 
 FIRST, SECOND = {"priority_rank": 1}, {"priority_rank": 2}
 ROTATION = rules(strategy={"kind": "rotation"})
+ELSEWHERE = uuid4()
 
 
 class Watched:
@@ -171,6 +172,31 @@ async def test_batch_is_decided_again_where_a_rival_took_the_room_of_the_one_bef
         answers = await router.route_many(await leads_of(connection, offer, 60))
     assert Counter({first: 25, second: 35}) == Counter(buyers(answers))
     assert [first] * 25 == buyers(answers)[:25]  # whoever came first has what is left
+    assert [] == await violations(connection)
+
+
+async def test_turn_that_a_rival_took_meanwhile_is_found_out_though_the_batch_before_told_of_it(
+    database: str, connection: asyncpg.Connection, watched: Watched
+) -> None:
+    """The first batch learns where the enrollment stands now; the second was decided on where it stood."""
+    offer = await make_offer(connection)
+    for _ in range(30):
+        await make_candidate(connection, offer)
+    await make_policy(connection, rules=ROTATION)
+    async with Router.open(database) as router, Router.open(database) as rival:
+        turns = buyers(await router.route_many(await leads_of(connection, offer, 30)))
+        assert len(set(turns)) == 30
+        taken = turns[24]
+        await make_area(connection, taken, market_id=ELSEWHERE)
+
+        async def take() -> None:
+            outcome = await rival.route(await make_lead(connection, offer, market_id=ELSEWHERE))
+            assert outcome.buyer_id == taken
+
+        watched.before[len(watched.sizes) + 1] = take
+        answers = buyers(await router.route_many(await leads_of(connection, offer, 40)))
+    assert turns[:20] == answers[:20]
+    assert [*turns[20:24], *turns[25:], taken, *turns[:10]] == answers[20:]
     assert [] == await violations(connection)
 
 

@@ -200,7 +200,11 @@ def decided(world: Indexes, known: Beliefs, leads: Sequence[Lead], before: Batch
 
 def claim_all(batch: Batch, known: Beliefs, last_id: int) -> list[tuple[UUID | None, bytes, bytes]]:
     """The same for a batch, whose first decision's id follows `last_id`."""
-    return [claim(decision, known, last_id + place) for place, decision in enumerate(batch.decisions, start=1)]
+    claimed = [claim(decision, known, last_id + place) for place, decision in enumerate(batch.decisions, start=1)]
+    for place, decision in enumerate(batch.decisions, start=1):
+        if decision.winner is not None:
+            batch.served[decision.winner.turn] = last_id + place
+    return claimed
 
 
 def claim(decision: Decision, known: Beliefs, decision_id: int) -> tuple[UUID | None, bytes, bytes]:
