@@ -68,7 +68,7 @@ class Turn:
             return False
         over, self._before = self._before._over, None
         await asyncio.wait([over], timeout=PATIENCE_SECONDS)
-        return over.done() and over.result() is not None and over.result() is foreseen
+        return foreseen is not None and over.done() and over.result() is foreseen
 
     def end(self, claimed: Batch | None = None) -> None:
         """Let the next one come, and tell it what holds."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter
@@ -18,7 +17,7 @@ import structlog
 from pointsman import engine, tracing
 from pointsman.batching import ABREAST, Answer, Batching, Turn
 from pointsman.cache import collector
-from pointsman.cache.feed import SLICE_ROWS, Cache, FeedState
+from pointsman.cache.feed import SLICE_ROWS, Cache, FeedState, take_in
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.claim import Batch, Beliefs, Question
 from pointsman.engine.capacity import Counter, State
@@ -613,27 +612,20 @@ async def _remembered(store: Store) -> Beliefs:
     """Current usage and positions, so that a new router's first claims mostly hold."""
     beliefs = Beliefs()
 
-    def use(row: asyncpg.Record) -> None:
-        counter = Counter.of(row["buyer_id"], row["offer_id"], row["kind"], micros(row["window_start"]))
-        beliefs.remember(counter, row["used"], row["since"])
+    def use(rows: list[asyncpg.Record]) -> None:
+        for row in rows:
+            counter = Counter.of(row["buyer_id"], row["offer_id"], row["kind"], micros(row["window_start"]))
+            beliefs.remember(counter, row["used"], row["since"])
 
-    def stand(row: asyncpg.Record) -> None:
-        beliefs.positions[turn(row["buyer_id"], row["offer_id"])] = row["position"]
+    def stand(rows: list[asyncpg.Record]) -> None:
+        for row in rows:
+            beliefs.positions[turn(row["buyer_id"], row["offer_id"])] = row["position"]
 
     async with store.connection() as connection, connection.transaction(readonly=True):
         with collector.paused():
-            await _each(store.usage(connection, SLICE_ROWS), use)
-            await _each(store.positions(connection, SLICE_ROWS), stand)
+            await take_in(store.usage(connection, SLICE_ROWS), use)
+            await take_in(store.positions(connection, SLICE_ROWS), stand)
     return beliefs
-
-
-async def _each(slices: AsyncGenerator[list[asyncpg.Record], None], take: Callable[[asyncpg.Record], None]) -> None:
-    """Take every row, and let others work between slices: on a busy day there are hundreds of thousands."""
-    async with aclosing(slices):
-        async for rows in slices:
-            for row in rows:
-                take(row)
-            await asyncio.sleep(0)
 
 
 def _open_leads(lead_ids: Sequence[UUID], reading: Reading, answers: dict[UUID, Answer]) -> list[Lead]:

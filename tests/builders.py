@@ -98,6 +98,11 @@ async def make_lead(connection: asyncpg.Connection, offer_id: UUID | None, **ove
     return row["id"]
 
 
+async def make_leads(connection: asyncpg.Connection, offer_id: UUID, count: int) -> list[UUID]:
+    """Validated leads that are all alike."""
+    return [await make_lead(connection, offer_id) for _ in range(count)]
+
+
 async def make_candidate(
     connection: asyncpg.Connection, offer_id: UUID, *, enrollment: dict[str, Any] | None = None, **over: Any
 ) -> UUID:

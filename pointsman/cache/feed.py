@@ -11,11 +11,12 @@ import itertools
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from enum import StrEnum
+from functools import partial
 from operator import eq
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -43,6 +44,8 @@ SLICE_ROWS = 1_000
 """Rows loaded or compared between two looks at other work: some milliseconds."""
 LOGGED_ROWS = 250
 """Rows of the log read and applied at once, which take longer."""
+
+Rows = TypeVar("Rows")
 
 _NOBODY_ELSE = 2
 """References to what stands in a list alone: the list's, and that of the question itself."""
@@ -284,15 +287,9 @@ class Cache:
 
     async def _read_table(self, connection: Connection, table: str, loading: Loading) -> None:
         if table == "buyer_service_areas":
-            async with aclosing(self._store.areas(connection, SLICE_ROWS)) as slices:
-                async for rows in slices:
-                    loading.put_areas(rows)
-                    await asyncio.sleep(0)
+            await take_in(self._store.areas(connection, SLICE_ROWS), loading.put_areas)
         else:
-            async with aclosing(self._store.images(connection, table, SLICE_ROWS)) as slices:
-                async for images in slices:
-                    loading.put(table, images)
-                    await asyncio.sleep(0)
+            await take_in(self._store.images(connection, table, SLICE_ROWS), partial(loading.put, table))
 
     async def _take(self, connection: Connection, changes: list[RowImage] | None) -> None:
         """Bring the indexes to the newest version by the changes that were read, or by loading them anew."""
@@ -403,6 +400,14 @@ class Cache:
                 return await self._listen(), pause
             except Exception as error:  # noqa: BLE001 - as above: nothing else would ever connect again
                 log.warning("the database is away", error=str(error))
+
+
+async def take_in(slices: AsyncGenerator[Rows, None], take: Callable[[Rows], None]) -> None:
+    """Take every slice in, and let others work in between: there can be a million rows."""
+    async with aclosing(slices):
+        async for rows in slices:
+            take(rows)
+            await asyncio.sleep(0)
 
 
 async def _free(indexes: Indexes) -> None:

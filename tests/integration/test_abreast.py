@@ -13,7 +13,7 @@ import pytest
 
 from pointsman import Outcome, Router
 from pointsman.store import Store
-from tests.builders import make_area, make_candidate, make_lead, make_offer, make_policy, rules
+from tests.builders import make_area, make_candidate, make_lead, make_leads, make_offer, make_policy, rules
 from tests.invariants import violations
 from tests.stage import another, kinds, served, waiting_for_a_lock
 
@@ -61,10 +61,6 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(monkeypatch)
 
 
-async def leads_of(connection: asyncpg.Connection, offer: UUID, count: int) -> list[UUID]:
-    return [await make_lead(connection, offer) for _ in range(count)]
-
-
 def buyers(answers: list[Any]) -> list[UUID | None]:
     """Who got each lead, in the order in which they were wanted."""
     assert all(isinstance(answer, Outcome) for answer in answers)
@@ -79,7 +75,7 @@ async def test_second_flush_leaves_the_room_that_the_first_takes(
     second = await make_candidate(connection, offer, enrollment=SECOND)
     await make_policy(connection)
     async with Router.open(database) as router:
-        answers = await router.route_many(await leads_of(connection, offer, 60))
+        answers = await router.route_many(await make_leads(connection, offer, 60))
     assert [first] * 45 + [second] * 15 == buyers(answers)
     assert [30, 30] == watched.sizes
     assert [None, None] == watched.failed
@@ -93,7 +89,7 @@ async def test_rotation_goes_on_from_flush_to_flush(
     for _ in range(7):
         await make_candidate(connection, offer)
     await make_policy(connection, rules=ROTATION)
-    leads = await leads_of(connection, offer, 120)
+    leads = await make_leads(connection, offer, 120)
     async with Router.open(database) as router:
         answers = [*await router.route_many(leads[:60]), *await router.route_many(leads[60:])]
     turns = buyers(answers)
@@ -109,7 +105,7 @@ async def test_claims_never_overlap_and_the_next_batch_is_read_beside_them(
     offer = await make_offer(connection)
     await make_candidate(connection, offer)
     await make_policy(connection)
-    leads = iter(await leads_of(connection, offer, 400))
+    leads = iter(await make_leads(connection, offer, 400))
     async with Router.open(database) as router:
 
         async def caller() -> None:
@@ -129,8 +125,8 @@ async def test_few_leads_are_one_flush(database: str, connection: asyncpg.Connec
     await make_candidate(connection, offer)
     await make_policy(connection)
     async with Router.open(database) as router:
-        await router.route_many(await leads_of(connection, offer, 38))
-        await router.route_many(await leads_of(connection, offer, 39))
+        await router.route_many(await make_leads(connection, offer, 38))
+        await router.route_many(await make_leads(connection, offer, 39))
     assert [38, 20, 19] == watched.sizes
     assert [] == await violations(connection)
 
@@ -148,7 +144,7 @@ async def test_batch_is_decided_again_where_configuration_overtook_the_one_befor
 
     watched.before[1] = pause
     async with Router.open(database) as router:
-        answers = await router.route_many(await leads_of(connection, offer, 60))
+        answers = await router.route_many(await make_leads(connection, offer, 60))
     assert [second] * 60 == buyers(answers)
     assert [30, 30, 30] == watched.sizes
     assert ["version"] == [premise for failed in watched.failed if failed for premise in failed]
@@ -166,10 +162,10 @@ async def test_batch_is_decided_again_where_a_rival_took_the_room_of_the_one_bef
 
         async def take() -> None:
             watched.before.clear()
-            await rival.route_many(await leads_of(connection, offer, 20))
+            await rival.route_many(await make_leads(connection, offer, 20))
 
         watched.before[1] = take
-        answers = await router.route_many(await leads_of(connection, offer, 60))
+        answers = await router.route_many(await make_leads(connection, offer, 60))
     assert Counter({first: 25, second: 35}) == Counter(buyers(answers))
     assert [first] * 25 == buyers(answers)[:25]  # whoever came first has what is left
     assert [] == await violations(connection)
@@ -184,7 +180,7 @@ async def test_turn_that_a_rival_took_meanwhile_is_found_out_though_the_batch_be
         await make_candidate(connection, offer)
     await make_policy(connection, rules=ROTATION)
     async with Router.open(database) as router, Router.open(database) as rival:
-        turns = buyers(await router.route_many(await leads_of(connection, offer, 30)))
+        turns = buyers(await router.route_many(await make_leads(connection, offer, 30)))
         assert len(set(turns)) == 30
         taken = turns[24]
         await make_area(connection, taken, market_id=ELSEWHERE)
@@ -194,7 +190,7 @@ async def test_turn_that_a_rival_took_meanwhile_is_found_out_though_the_batch_be
             assert outcome.buyer_id == taken
 
         watched.before[len(watched.sizes) + 1] = take
-        answers = buyers(await router.route_many(await leads_of(connection, offer, 40)))
+        answers = buyers(await router.route_many(await make_leads(connection, offer, 40)))
     assert turns[:20] == answers[:20]
     assert [*turns[20:24], *turns[25:], taken, *turns[:10]] == answers[20:]
     assert [] == await violations(connection)
@@ -206,7 +202,7 @@ async def test_leads_that_somebody_holds_do_not_keep_the_next_batch_waiting(
     offer = await make_offer(connection)
     await make_candidate(connection, offer)
     await make_policy(connection)
-    leads = await leads_of(connection, offer, 60)
+    leads = await make_leads(connection, offer, 60)
     async with Router.open(database) as router, another(database) as host:
         transaction = host.transaction()
         await transaction.start()
@@ -226,7 +222,7 @@ async def test_server_that_has_gone_silent_keeps_the_next_batch_waiting_for_a_se
     offer = await make_offer(connection)
     await make_candidate(connection, offer)
     await make_policy(connection)
-    leads = await leads_of(connection, offer, 60)
+    leads = await make_leads(connection, offer, 60)
     heard = asyncio.Event()
     watched.before[1] = heard.wait
     async with Router.open(database) as router:
@@ -245,7 +241,7 @@ async def test_lead_that_is_wanted_again_while_it_is_under_way_waits_until_it_is
     offer = await make_offer(connection)
     buyer = await make_candidate(connection, offer)
     await make_policy(connection)
-    leads = await leads_of(connection, offer, 60)
+    leads = await make_leads(connection, offer, 60)
     again: list[asyncio.Future[Any]] = []
     async with Router.open(database) as router:
 
@@ -269,7 +265,7 @@ async def test_router_that_closes_answers_both_flushes(
     await make_candidate(connection, offer)
     await make_policy(connection)
     router = await Router.open(database)
-    calls = [asyncio.ensure_future(router.route(lead)) for lead in await leads_of(connection, offer, 60)]
+    calls = [asyncio.ensure_future(router.route(lead)) for lead in await make_leads(connection, offer, 60)]
     claiming = asyncio.Event()
 
     async def begun() -> None:

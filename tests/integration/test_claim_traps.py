@@ -15,7 +15,17 @@ from pointsman import Outcome, PointsmanError, Router
 from pointsman import router as router_module
 from pointsman.errors import Busy, StoreUnavailable
 from pointsman.store import Store
-from tests.builders import enroll, make_area, make_buyer, make_candidate, make_lead, make_offer, make_policy, rules
+from tests.builders import (
+    enroll,
+    make_area,
+    make_buyer,
+    make_candidate,
+    make_lead,
+    make_leads,
+    make_offer,
+    make_policy,
+    rules,
+)
 from tests.invariants import violations
 from tests.stage import another, kinds, until, waiting_for_a_lock, written
 
@@ -28,10 +38,6 @@ async def scene(connection: asyncpg.Connection, **over: Any) -> tuple[UUID, UUID
     buyer = await make_candidate(connection, offer, **over)
     await make_policy(connection)
     return offer, buyer
-
-
-async def make_leads(connection: asyncpg.Connection, offer: UUID, count: int) -> list[UUID]:
-    return [await make_lead(connection, offer) for _ in range(count)]
 
 
 @pytest.fixture
