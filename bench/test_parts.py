@@ -15,6 +15,7 @@ from bench.memory import (
     STRATEGIES,
     VERSION,
     decider,
+    file,
     forget_places,
     freeze,
     image,
@@ -123,6 +124,7 @@ def test_load_10_000_buyers_with_100_000_areas(benchmark: Any) -> None:
         loading = Loading(*VERSION)
         for table, part in parts:
             put(loading, table, part)
+        file(loading)
         return loading.indexes
 
     assert len(benchmark.pedantic(loaded, setup=handed_over, rounds=3).buyers) == 10_001

@@ -82,8 +82,10 @@ _CLAIM_OF_NOBODY: tuple[Any, ...] = (
 """A claim of no lead, which changes nothing."""
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
-AreaRow = tuple[bytes, bytes | None, bytes | None, str | None, str | None]
-"""Id, buyer, market, scope and value of an area; bytes are hashed in a quarter of the time that ids take."""
+AreaKey = tuple[bytes, str | None, str | None]
+"""Market, scope and value of an area; bytes are hashed in a quarter of the time that ids take."""
+AreaRow = tuple[bytes, bytes, bytes, str | None, str | None]
+"""Id, buyer, market, scope and value of an area."""
 
 
 class DeletedUnderClaim(Refused):
@@ -517,7 +519,7 @@ class Store:
         return self._slices(connection, f"load_{table}", slice_rows)
 
     def areas(self, connection: Connection, slice_rows: int) -> AsyncGenerator[list[AreaRow], None]:
-        """The areas that are active, by id, in slices, inside the caller's transaction."""
+        """The areas that can count, in the order of ids, in slices, inside the caller's transaction."""
         return self._slices(connection, "load_areas", slice_rows)
 
     async def _slices(self, connection: Connection, name: str, slice_rows: int) -> AsyncGenerator[Any, None]:

@@ -283,6 +283,8 @@ class Cache:
                 with collector.paused():
                     for table in TABLES:
                         await self._read_table(connection, table, loading)
+                    for _ in loading.file():
+                        await asyncio.sleep(0)
         return loading.indexes
 
     async def _read_table(self, connection: Connection, table: str, loading: Loading) -> None:

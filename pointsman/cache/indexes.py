@@ -2,21 +2,18 @@
 
 Buyers have dense numbers local to each market they take leads in. A postal code, a city or a whole market is a bitmap
 of these numbers, and so are an offer's enrollments within the market (a cell): who can have a lead is one
-intersection. Nothing here does I/O, and nothing depends on the order in which rows came.
+intersection (`markets`). Nothing here does I/O, and no answer depends on the order in which rows came.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pyroaring import BitMap
-
 from pointsman.cache.areas import Areas, Place, Spot
+from pointsman.cache.markets import Cell, Market
 from pointsman.engine import geo
 from pointsman.engine.configuration import (
     Area,
@@ -43,12 +40,7 @@ TABLES = (
 )
 """The configuration tables, each before those whose rows name its own."""
 
-_NOTHING = BitMap()
-_SCOPES = ("postal_code", "city", "market")
-_BY_BUYER = attrgetter("turn")  # within an offer
 _REMEMBERED_POLICIES = 100_000
-_REMEMBERED_PLACES = 1_000
-"""Of leads, a market: few enough to be forgotten in microseconds when the market changes."""
 
 _Place = tuple[UUID | None, str, str | None]  # market, scope, value
 
@@ -59,89 +51,6 @@ class Change(NamedTuple):
     table: str
     key: str
     image: Image | None
-
-
-class Cell:
-    """What an offer has in a market: its enrollments by the market's numbers."""
-
-    __slots__ = ("enrolled", "rows")
-
-    def __init__(self) -> None:
-        self.enrolled = BitMap()
-        self.rows: dict[int, Enrollment] = {}
-
-    def put(self, number: int, enrollment: Enrollment) -> None:
-        self.enrolled.add(number)
-        self.rows[number] = enrollment
-
-    def drop(self, number: int) -> None:
-        self.enrolled.discard(number)
-        self.rows.pop(number, None)
-
-
-class Market:
-    """Who takes leads where in one market."""
-
-    __slots__ = ("_free", "buyers", "cells", "counts", "found", "id", "numbers", "places")
-
-    def __init__(self, market_id: UUID) -> None:
-        self.id = market_id
-        self.numbers: dict[UUID, int] = {}
-        self.buyers: list[UUID] = []
-        """By number; whoever had a number that is free still stands there."""
-        self.places: dict[str, dict[str | None, Place]] = {scope: {} for scope in _SCOPES}
-        self.cells: dict[UUID, Cell] = {}
-        self.counts = {scope: array("I") for scope in _SCOPES}
-        """How many areas of a scope, by number."""
-        self._free: list[int] = []
-        # (offer, postal code, city) of leads -> who covers them, until anything changes here
-        self.found: dict[tuple[UUID, str | None, str | None], tuple[Enrollment, ...]] = {}
-
-    def enter(self, buyer_id: UUID) -> int:
-        """A number for a buyer that has none."""
-        if self._free:
-            number = self._free.pop()
-            self.buyers[number] = buyer_id
-        else:
-            number = len(self.buyers)
-            self.buyers.append(buyer_id)
-            for counts in self.counts.values():
-                counts.append(0)
-        self.numbers[buyer_id] = number
-        return number
-
-    def add(self, place: Place, number: int) -> None:
-        """Count an area in."""
-        self.found.clear()
-        place.add(number)
-        self.counts[place.scope][number] += 1
-
-    def remove(self, place: Place, number: int) -> bool:
-        """Take back what `add` counted in; true if it was the buyer's last here, who then has no number any more."""
-        self.found.clear()
-        place.remove(number)
-        self.counts[place.scope][number] -= 1
-        if any(counts[number] for counts in self.counts.values()):
-            return False
-        del self.numbers[self.buyers[number]]
-        self._free.append(number)
-        return True
-
-    def scopes(self, buyer_id: UUID) -> frozenset[str]:
-        """The scopes in which the buyer has areas here."""
-        number = self.numbers.get(buyer_id)
-        return frozenset() if number is None else frozenset(s for s, counts in self.counts.items() if counts[number])
-
-    def holding(self, postal_code: str | None, city: str | None) -> BitMap:
-        """The numbers of the buyers with an area that holds a lead."""
-        places = self.places
-        everywhere = places["market"].get(None)
-        found = _NOTHING if everywhere is None else everywhere.holders
-        if city is not None and (place := places["city"].get(city)):
-            found = found | place.holders
-        if postal_code is not None and (place := places["postal_code"].get(postal_code)):
-            found = found | place.holders
-        return found
 
 
 class Indexes:
@@ -184,24 +93,20 @@ class Indexes:
 
     def covering(self, lead: Lead) -> Sequence[Enrollment]:
         """The enrollments in the lead's offer of buyers with a service area that holds the lead, in order of buyers."""
-        if lead.market_id is None or lead.offer_id is None:
+        market_id, offer_id = lead.market_id, lead.offer_id
+        if market_id is None or offer_id is None:
             return ()
-        market = self.markets.get(lead.market_id)
+        market = self.markets.get(market_id)
         if market is None:
             return ()
-        place = (lead.offer_id, lead.postal_code, lead.city)
-        found = market.found.get(place)
+        found = market.found.get((offer_id, lead.postal_code, lead.city))
         if found is None:
-            cell = market.cells.get(lead.offer_id)
+            cell = market.cells.get(offer_id)
             if cell is None:
-                cell = self._cell(market, lead.offer_id)
-            rows = cell.rows
-            holding = market.holding(geo.postal_code(lead.postal_code), geo.city(lead.city))
-            found = tuple(sorted([rows[number] for number in holding & cell.enrolled], key=_BY_BUYER))
-            if lead.offer_id in market.cells:  # or nobody would tell the market of the offer's first enrollment
-                if len(market.found) == _REMEMBERED_PLACES:  # leads can name any
-                    market.found.clear()
-                market.found[place] = found
+                cell = self._cell(market, offer_id)
+            found = market.covering(lead, cell)
+            if offer_id in market.cells:  # or nobody would tell the market of the offer's first enrollment
+                market.remember(lead, found)
         return found
 
     def exclusivities(self, lead: Lead) -> Sequence[Sequence[Exclusivity]]:
@@ -230,7 +135,8 @@ class Indexes:
     def scopes(self, buyer_id: UUID, market_id: UUID | None) -> frozenset[str]:
         """The scopes of the buyer's active areas in the market."""
         market = None if market_id is None else self.markets.get(market_id)
-        return frozenset() if market is None else market.scopes(buyer_id)
+        buyer = self.areas.buyers.ordinals.get(buyer_id)
+        return frozenset() if market is None or buyer is None else market.scopes(buyer)
 
     def sizes(self) -> dict[str, int]:
         """How many rows of each kind are in force."""
@@ -313,10 +219,8 @@ class Indexes:
             enrollment.changed = before.changed
         else:
             self.recounted.add(enrollment.turn)
-        for market in self._markets_with_cells.get(offer_id, ()):
-            if (number := market.numbers.get(buyer_id)) is not None:
-                market.found.clear()
-                market.cells[offer_id].put(number, enrollment)
+        for market, number in self._numbers_in_cells(buyer_id, offer_id):
+            market.put(number, enrollment)
 
     def _drop_enrollment(self, key: str) -> None:
         buyer_id, offer_id = map(UUID, key.split(":"))
@@ -324,10 +228,17 @@ class Indexes:
         if gone is None:
             return
         self._enrollments_of[buyer_id].remove(gone)
-        for market in self._markets_with_cells.get(offer_id, ()):
-            if (number := market.numbers.get(buyer_id)) is not None:
-                market.found.clear()
-                market.cells[offer_id].drop(number)
+        for market, number in self._numbers_in_cells(buyer_id, offer_id):
+            market.drop(number, offer_id)
+
+    def _numbers_in_cells(self, buyer_id: UUID, offer_id: UUID) -> Iterator[tuple[Market, int]]:
+        """The markets with a cell of the offer that the buyer is in, and its number in each."""
+        markets = self._markets_with_cells.get(offer_id)
+        buyer = self.areas.buyers.ordinals.get(buyer_id) if markets else None
+        if markets and buyer is not None:
+            for market in markets:
+                if (number := market.numbers.get(buyer)) is not None:
+                    yield market, number
 
     def _put_area(self, image: Image, version: int) -> None:
         area = read_area(image)
@@ -335,11 +246,14 @@ class Indexes:
             self._drop_area(image["id"])
             return
         market, place = self.place(area)
-        number = market.numbers.get(area.buyer_id)
+        buyer = self.areas.buyers.ordinals.get(area.buyer_id)
+        if buyer is None:
+            buyer = self.admit(area.buyer_id)
+        number = market.numbers.get(buyer)
         if number is None:
-            number = self.enter(market, area.buyer_id)
-        former = self.areas.put(image["id"], place, number)
-        if former != (place, number):
+            number = self._enter(market, area.buyer_id, buyer)
+        former = self.areas.put(image["id"], place, buyer)
+        if former != (place, buyer):
             market.add(place, number)
             if former is not None:
                 self._leave(former)
@@ -351,18 +265,22 @@ class Indexes:
             market = self.markets[area.market_id] = Market(area.market_id)
         place = market.places[area.scope].get(area.value)
         if place is None:
-            place = self.areas.new_place(market.id, area.scope, area.value, market.buyers)
+            place = self.areas.new_place(market.id, area.scope, area.value)
             market.places[area.scope][area.value] = place
         return market, place
 
-    def enter(self, market: Market, buyer_id: UUID) -> int:
-        """Give a buyer that is new in a market its number there."""
+    def admit(self, buyer_id: UUID) -> int:
+        """An ordinal for a buyer that is new among those with areas."""
         known = self.buyers.get(buyer_id)
-        number = market.enter(buyer_id if known is None else known.id)  # one object for each buyer, not for each row
+        return self.areas.buyers.admit(buyer_id if known is None else known.id)  # one object for each buyer
+
+    def _enter(self, market: Market, buyer_id: UUID, buyer: int) -> int:
+        """Give a buyer that is new in a market its number there."""
+        self.areas.buyers.enter(buyer)
+        number = market.enter(buyer)
         if market.cells:
             for enrollment in self._enrollments_of.get(buyer_id, ()):
-                if cell := market.cells.get(enrollment.offer_id):
-                    cell.put(number, enrollment)
+                market.put(number, enrollment)
         return number
 
     def _drop_area(self, area_id: UUID) -> None:
@@ -372,11 +290,10 @@ class Indexes:
 
     def _leave(self, spot: Spot) -> None:
         """Count out an area that was at a spot."""
-        place, number = spot
+        place, buyer = spot
         market = self.markets[place.market_id]
-        if market.remove(place, number):
-            for cell in market.cells.values():
-                cell.drop(number)
+        if market.remove(place, buyer):
+            self.areas.buyers.leave(buyer)
         if not place.holders:
             del market.places[place.scope][place.value]
             self.areas.abandon(place)
@@ -413,11 +330,13 @@ class Indexes:
 
     def _cell(self, market: Market, offer_id: UUID) -> Cell:
         """Build the cell of an offer that this market has seen no lead of; changes keep it from then on."""
-        cell = Cell()
-        enrolled, numbers = self.enrolled(offer_id), market.numbers
-        for buyer_id in enrolled if len(enrolled) < len(numbers) else numbers:
-            if buyer_id in enrolled and buyer_id in numbers:
-                cell.put(numbers[buyer_id], enrolled[buyer_id])
+        enrolled, numbers, roster = self.enrolled(offer_id), market.numbers, self.areas.buyers
+        if len(enrolled) < len(numbers):
+            ordinals = ((roster.ordinals.get(buyer_id), enrollment) for buyer_id, enrollment in enrolled.items())
+            cell = Cell({numbers[buyer]: enrollment for buyer, enrollment in ordinals if buyer in numbers})
+        else:
+            ids = ((number, roster.ids[buyer]) for buyer, number in numbers.items())
+            cell = Cell({number: enrolled[buyer_id] for number, buyer_id in ids if buyer_id in enrolled})
         if offer_id in self.enrollments:
             market.cells[offer_id] = cell
             self._markets_with_cells.setdefault(offer_id, []).append(market)

@@ -3,77 +3,125 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from uuid import UUID
 
-from pyroaring import BitMap
-
-from pointsman.cache.areas import Place
-from pointsman.cache.indexes import Indexes, Market
-from pointsman.cache.packed import Record
+from pointsman.cache.areas import Place, Roster
+from pointsman.cache.indexes import Indexes
+from pointsman.cache.markets import Market
 from pointsman.engine.configuration import NOBODY, Image, read_area
-from pointsman.store import AreaRow
+from pointsman.store import AreaKey, AreaRow
 
-
-class _Known(NamedTuple):
-    """What areas of one market, scope and value have in common."""
-
-    place: Place
-    ordinal: int
-    holders: BitMap
-    counts: array[int]
-    market: Market
-    numbers: dict[bytes, int]
+_FILED = 2_000
+"""Areas filed between two looks at other work: about a millisecond."""
 
 
 class Loading:
     """Indexes at one version while rows come in, each table's after those that it names.
 
-    Areas are most of the rows, and nearly each of them names a buyer and a place that others have named before: so what
-    ids and texts mean is looked up once for all of these.
+    Areas are most of the rows, and nearly each of them names a buyer and a place that others have named before: what
+    ids and texts mean is looked up once for all of them. Who is where is noted, and filed when all areas are there,
+    since only then is it known who is in a market, and in which order.
     """
 
     def __init__(self, version: int, token: UUID) -> None:
         self.indexes = Indexes(version, token)
-        self._known: dict[tuple[bytes | None, str | None, str | None], _Known | None] = {}
-        self._numbers: dict[UUID, dict[bytes, int]] = {}  # by market and buyer
+        """Complete when `file` has come to its end."""
+        self._places = _Places(self.indexes)
+        self._buyers = _Buyers(self.indexes.areas.buyers)
 
-    def put(self, table: str, images: Iterable[Image]) -> None:
-        """Take rows of a table in."""
+    def put(self, table: str, images: Sequence[Image]) -> None:
+        """Take rows of a table in; buyers in the order of ids, or nothing is found in their order without sorting."""
         self.indexes.put_all(table, images)
+        if table == "buyers":
+            self._buyers.admit(image["id"] for image in images)
 
-    def put_areas(self, rows: Iterable[AreaRow]) -> None:
+    def put_areas(self, rows: Sequence[AreaRow]) -> None:
         """Take active areas in."""
-        known, records = self._known, list[Record]()
-        for area_id, buyer_id, market_id, scope, value in rows:
-            if buyer_id is None:
-                continue
-            try:
-                found = known[market_id, scope, value]
-            except KeyError:
-                found = known[market_id, scope, value] = self._look_up(market_id, scope, value)
-            if found is None:
-                continue
-            place, ordinal, holders, counts, market, numbers = found
-            number = numbers.get(buyer_id)
-            if number is None:
-                number = numbers[buyer_id] = self.indexes.enter(market, UUID(bytes=buyer_id))
-            records.append((area_id, ordinal, number))
-            counts[number] += 1
-            if number in holders:
-                place.add(number)
-            else:
-                holders.add(number)
+        if not rows:
+            return
+        ids, buyers, *keys = zip(*rows, strict=True)
+        places = map(self._places.__getitem__, zip(*keys, strict=True))
+        found = zip(ids, places, map(self._buyers.__getitem__, buyers), strict=True)
+        records = [(area_id, place, buyer) for area_id, place, buyer in found if place is not None]
+        holders = self._places.holders
+        for _, place, buyer in records:
+            holders[place].append(buyer)
         self.indexes.areas.extend(records)
 
-    def _look_up(self, market_id: bytes | None, scope: str | None, value: str | None) -> _Known | None:
-        """None where areas cover nothing."""
-        market = None if market_id is None else UUID(bytes=market_id)
-        image = {"buyer_id": NOBODY, "market_id": market, "scope": scope, "value": value, "is_active": True}
-        area = read_area(image)
+    def file(self) -> Iterator[None]:
+        """Number the buyers of each market and put them in their places, with pauses in which others may work."""
+        roster, in_order = self.indexes.areas.buyers, self._buyers.in_order
+        for market in self.indexes.markets.values():
+            parts = list(self._parts(market))
+            buyers: set[int] = set()
+            for part in parts:
+                buyers.update(*(holders for _, holders in part))
+                yield
+            market.enter_all(buyers, in_order)
+            for buyer in buyers:
+                roster.enter(buyer)
+            for part in parts:
+                for place, holders in part:
+                    market.fill(place, holders)
+                yield
+
+    def _parts(self, market: Market) -> Iterator[list[tuple[Place, array[int]]]]:
+        """The places of a market and whose areas are there, some areas at a time."""
+        part, areas = [], 0
+        for place in chain.from_iterable(of_scope.values() for of_scope in market.places.values()):
+            holders = self._places.holders[place.ordinal]
+            part.append((place, holders))
+            areas += len(holders)
+            if areas >= _FILED:
+                yield part
+                part, areas = [], 0
+        yield part
+
+
+class _Places(dict[AreaKey, int | None]):
+    """Ordinals of places, by what rows have for them; None for what covers nothing."""
+
+    def __init__(self, indexes: Indexes) -> None:
+        self._indexes = indexes
+        self.holders: list[array[int]] = []
+        """By a place's ordinal, the ordinals of those whose areas are there, one for each area."""
+
+    def __missing__(self, key: AreaKey) -> int | None:
+        market, scope, value = key
+        columns = {"buyer_id": NOBODY, "market_id": UUID(bytes=market), "scope": scope, "value": value}
+        area = read_area(columns | {"is_active": True})
         if area is None:
+            self[key] = None
             return None
-        found, place = self.indexes.place(area)
-        numbers = self._numbers.setdefault(found.id, {})
-        return _Known(place, place.ordinal, place.holders, found.counts[place.scope], found, numbers)
+        _, place = self._indexes.place(area)
+        if place.ordinal == len(self.holders):
+            self.holders.append(array("I"))
+        self[key] = place.ordinal
+        return place.ordinal
+
+
+class _Buyers(dict[bytes, int]):
+    """Ordinals of buyers, by the bytes of their ids. The first `in_order` of them are in the order of ids."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._greatest = b""
+        self.in_order = 0
+
+    def admit(self, buyer_ids: Iterable[UUID]) -> None:
+        """Give buyers their ordinals before areas name them."""
+        for buyer_id in buyer_ids:
+            if buyer_id.bytes not in self:
+                self._admit(buyer_id.bytes, buyer_id)
+
+    def __missing__(self, key: bytes) -> int:
+        return self._admit(key, UUID(bytes=key))
+
+    def _admit(self, key: bytes, buyer_id: UUID) -> int:
+        ordinal = self[key] = self._roster.admit(buyer_id)
+        if ordinal == self.in_order and key > self._greatest:
+            self.in_order += 1
+            self._greatest = key
+        return ordinal

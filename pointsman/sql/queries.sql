@@ -129,16 +129,17 @@ select buyer_id, offer_id, position from pointsman.rotation where offer_id <> '0
 select * from pointsman.image_offers
 
 -- name: load_buyers
-select * from pointsman.image_buyers
+-- In the order of ids, in which markets number them; by an expression, as areas are.
+select * from pointsman.image_buyers order by uuid_send(id)
 
 -- name: load_buyer_offers
 select * from pointsman.image_buyer_offers
 
 -- name: load_areas
--- The active ones, in the order of ids, in which the cache appends them; by an expression, since a plan through the key's
+-- Those that can count, in the order of ids, in which the cache appends them; by an expression, since a plan through the key's
 -- index would read a large table row by row from all over it. Ids are bytes, which Python hashes faster.
 select uuid_send(id), uuid_send(buyer_id), uuid_send(market_id), scope, value
-from pointsman.image_buyer_service_areas where is_active order by 1
+from pointsman.image_buyer_service_areas where is_active and buyer_id is not null and market_id is not null order by 1
 
 -- name: load_offer_exclusivities
 select * from pointsman.image_offer_exclusivities

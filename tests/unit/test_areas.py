@@ -53,12 +53,14 @@ def test_areas_are_those_of_a_plain_mapping_and_count_where_they_say(changes):
     indexes, plain = after(changes)
     assert plain == indexes.areas
     assert [plain.get(area_id) for area_id in AREA_IDS] == [indexes.areas.get(area_id) for area_id in AREA_IDS]
+    ids = indexes.areas.buyers.ids
     held = {
-        (market.buyers[number], market.id, scope, value)
+        (ids[buyer], market.id, scope, value)
         for market in indexes.markets.values()
         for scope, places in market.places.items()
         for value, place in places.items()
-        for number in place.holders
+        for buyer, number in market.numbers.items()
+        if number in place.holders
     }
     assert set(plain.values()) == held
 
@@ -71,10 +73,12 @@ async def test_as_many_areas_are_found_to_differ_as_do(changes, others):
     assert different == await feed._different_areas(ours.areas, theirs.areas)
 
 
-def test_numbers_and_places_that_are_free_are_taken_again():
+def test_ordinals_and_numbers_that_are_free_are_taken_again():
     indexes, _ = after([])
     for number in range(100):
         image = make_area(buyer_id=uid(0xB, number), scope="city", value=f"Town {number}")
         indexes.apply(Change("buyer_service_areas", "", image), 1)
-    assert (1, 2) == (len(indexes.areas), len(indexes.areas._places))
-    assert (2, 1) == (len(indexes.markets[MARKET].buyers), len(indexes.markets[MARKET].numbers))
+    areas, market = indexes.areas, indexes.markets[MARKET]
+    assert (1, 2) == (len(areas), len(areas._places))
+    assert (2, 1) == (len(areas.buyers.ids), len(areas.buyers.ordinals))
+    assert (2, 1) == (len(market.counts["city"]), len(market.numbers))
