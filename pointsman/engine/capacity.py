@@ -94,15 +94,19 @@ class State:
         return [position(enrollment.turn, 0) for enrollment in compared]
 
 
-def caps(enrollment: Enrollment, at: int) -> list[Cap]:
+def caps(enrollment: Enrollment, at: int) -> tuple[Cap, ...]:
     """Every cap that is set on `enrollment` and on its buyer, with the window that holds `at`; hours before days."""
-    return [bind(enrollment, limit, at) for limit in enrollment.limits]
+    limits = enrollment.limits
+    if not limits.start <= at < limits.end:
+        limits.caps = bound = tuple([_bind(enrollment, limit, at) for limit in limits.each])
+        limits.start, limits.end = max(cap.window.start for cap in bound), min(cap.window.end for cap in bound)
+    return limits.caps
 
 
-def bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:
+def _bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:
     """One of the enrollment's limits as it binds at an instant."""
     cap = limit.cap
-    if cap is not None and limit.start <= at < limit.end:
+    if cap is not None and cap.window.start <= at < cap.window.end:
         return cap
     buyer = enrollment.buyer
     assert buyer is not None  # or there would be no limits
@@ -111,7 +115,6 @@ def bind(enrollment: Enrollment, limit: Limit, at: int) -> Cap:
     changed = buyer.changed
     if limit.offer_id is not NOBODY:
         changed = max(changed, enrollment.changed)  # the windows of both are the buyer's
-    counter = limit.counter = Counter.at(limit.meter, window.start)
-    limit.start, limit.end = window.start, window.end
+    counter = Counter.at(limit.meter, window.start)
     limit.cap = cap = Cap(limit.slot, buyer.id, limit.offer_id, limit.limit, window, changed, counter)
     return cap

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 NOBODY = UUID(int=0)
 """Stands for the offer where a cap or a counter is the buyer's own, over all its offers."""
 
+_EVER = 1 << 63
+
 Image = Mapping[str, Any]  # a driver's row or a logged one
 
 
@@ -56,11 +58,10 @@ class Slot(IntEnum):
 class Limit:
     """A cap that binds an enrollment's leads; `offer_id` is `NOBODY` where it is the buyer's, over all its offers.
 
-    `cap` is how it bound last, with its `counter`, from `start` until before `end`: the window of a moment ago is
-    mostly that of the next lead too (`capacity.bind`). A buyer's is shared by all of its enrollments.
+    `cap` is how it bound last (`capacity.caps`). A buyer's is shared by all of its enrollments.
     """
 
-    __slots__ = ("cap", "counter", "end", "kind", "limit", "meter", "offer_id", "slot", "start")
+    __slots__ = ("cap", "kind", "limit", "meter", "offer_id", "slot")
 
     def __init__(self, slot: Slot, buyer_id: UUID, offer_id: UUID, kind: str, limit: int) -> None:
         self.slot = slot
@@ -69,8 +70,20 @@ class Limit:
         self.limit = limit
         self.meter = meter(buyer_id, offer_id, kind)
         self.cap: Cap | None = None
-        self.counter = b""
-        self.start = self.end = 0
+
+
+class Limits:
+    """All that bind an enrollment's leads, hours before days; `caps` is how they bound from `start` until before `end`.
+
+    The windows of a moment ago are mostly those of the next lead too.
+    """
+
+    __slots__ = ("caps", "each", "end", "start")
+
+    def __init__(self, each: tuple[Limit, ...]) -> None:
+        self.each = each
+        self.caps: tuple[Cap, ...] = ()
+        self.start, self.end = (0, 0) if each else (-_EVER, _EVER)
 
 
 def turn(buyer_id: UUID, offer_id: UUID) -> bytes:
@@ -205,7 +218,7 @@ class Enrollment(Standing):
     def belong_to(self, buyer: Buyer | None) -> None:
         """Take the buyer as it is now; None where no such buyer exists."""
         self.buyer = buyer
-        self._limits: tuple[Limit, ...] | None = None
+        self._limits: Limits | None = None
         faults = self.own.faults
         if buyer is None:
             self.holder, self.hours = self.buyer_id.bytes, None
@@ -240,13 +253,13 @@ class Enrollment(Standing):
         return None if self.buyer is None else self.buyer.sla_response_seconds
 
     @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What binds its leads, hours before days; in a zone that cannot be read caps have no windows to bind in.
+    def limits(self) -> Limits:
+        """What binds its leads; in a zone that cannot be read caps have no windows to bind in.
 
         Made when they are first asked for: when it wins, or may be full. Most enrollments of a large table never do.
         """
         if self._limits is None:
-            self._limits = tuple(limit for limit in self._caps_as_limits() if limit is not None)
+            self._limits = Limits(tuple(limit for limit in self._caps_as_limits() if limit is not None))
         return self._limits
 
     def _caps_as_limits(self) -> Iterator[Limit | None]:

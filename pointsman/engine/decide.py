@@ -74,7 +74,7 @@ def decide(lead: Lead, snapshot: Snapshot, state: State, at: int) -> Decision:
 
     full = _proofs(search.full) if search.full else ()
     if winner is not None:
-        outcome, takes, compared = OutcomeKind.ROUTED, tuple(caps(winner, at)), tuple(search.compared)
+        outcome, takes, compared = OutcomeKind.ROUTED, caps(winner, at), tuple(search.compared)
         return Decision(lead, at, outcome, None, policy, winner, flags, takes, full, compared, covering)
     if Flag.EXCLUSIVE in flags:
         outcome, cause = OutcomeKind.NO_ROUTE_EXCLUSIVE_FAIL_CLOSED, None

@@ -27,7 +27,7 @@ from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
-from pointsman.engine.capacity import Cap, State, bind
+from pointsman.engine.capacity import Cap, State, caps
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, Snapshot, decide
 from pointsman.model import Lead
@@ -156,9 +156,9 @@ class _Recorded(State):
     def believe(self, enrollment: Enrollment, slot: int, used: int, at: int) -> None:
         """Take over what the record says of one counter; of one with room nobody asks where it says who is full."""
         crowded = self.crowded
-        for limit in enrollment.limits:
-            if limit.slot == slot and (crowded is None or used >= limit.limit):
-                self.used[bind(enrollment, limit, at).counter] = used
+        for cap in caps(enrollment, at):
+            if cap.slot == slot and (crowded is None or used >= cap.limit):
+                self.used[cap.counter] = used
                 if crowded is not None:
                     crowded.add(enrollment.turn)
 

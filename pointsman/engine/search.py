@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pointsman.engine.capacity import Full, State, bind
+from pointsman.engine.capacity import Full, State, caps
 from pointsman.engine.configuration import Enrollment
 from pointsman.engine.eligibility import is_prompt
 from pointsman.engine.policy import Rules
@@ -89,16 +89,14 @@ class Search:
 
     def _has_room(self, enrollment: Enrollment) -> bool:
         """Whether none of its caps is reached, as far as is known; notes the first that is."""
-        at, state = self._at, self._state
+        state = self._state
         used, ahead = state.used.get, state.ahead
-        for limit in enrollment.limits:
-            if not limit.start <= at < limit.end:
-                bind(enrollment, limit, at)
-            count = used(limit.counter, 0)
+        for cap in caps(enrollment, self._at):
+            count = used(cap.counter, 0)
             if ahead:
-                count += ahead.get(limit.counter, 0)
-            if count >= limit.limit:
-                self.full.append(Full(enrollment, bind(enrollment, limit, at)))
+                count += ahead.get(cap.counter, 0)
+            if count >= cap.limit:
+                self.full.append(Full(enrollment, cap))
                 return False
         if state.crowded:
             state.crowded.discard(enrollment.turn)

@@ -257,7 +257,7 @@ def _buyer(buyer: Buyer | None) -> str:
 
 
 def _enrollment(enrollment: Enrollment) -> str:
-    limits = [_fields(limit, leave_out={"cap"}) for limit in enrollment.limits]  # how it bound last is a memo
+    limits = [_fields(limit, leave_out={"cap"}) for limit in enrollment.limits.each]  # how it bound last is a memo
     return _fields(enrollment, leave_out={"changed", "buyer", "_limits"}) + repr(limits) + _buyer(enrollment.buyer)
 
 
