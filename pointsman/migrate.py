@@ -46,7 +46,17 @@ SLICE_BLOCKS: Final = 4096
 
 CONTENDED: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
-SERVICE_FUNCTIONS: Final = ("clock", "counted", "detached", "claim_1", "claim_one_1", "hold_1", "packed", "state")
+SERVICE_FUNCTIONS: Final = (
+    "changes_1",
+    "clock",
+    "counted",
+    "detached",
+    "claim_1",
+    "claim_one_1",
+    "hold_1",
+    "packed",
+    "state",
+)
 """The functions that a service role calls."""
 
 

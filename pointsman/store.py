@@ -544,7 +544,7 @@ class Store:
         self, connection: Connection, since: Version, slice_rows: int
     ) -> AsyncGenerator[list[RowImage] | None, None]:
         """All of them, in slices, inside the caller's transaction; just None if `since` is not part of the history."""
-        cursor = await connection.cursor(self._sql["changes"], since.number, None)
+        cursor = await connection.cursor(self._sql["all_changes"], since.number)
         if not _is_of(await cursor.fetchrow(), since):
             yield None
             return

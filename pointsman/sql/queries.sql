@@ -152,18 +152,17 @@ select * from pointsman.image_routing_policies
 select t as rel from pointsman.detached() t
 
 -- name: changes
--- Version $1, first and without its rows, and what was committed after it, in the order of commits; the first $2 rows, or
--- all. Whoever is at version $1 sees by its token whether that is part of this history: not after a fail-over that lost
--- commits, a restore, or a prune. Each commit's rows are looked up on their own, and no more than are asked for: by its
--- statistics a commit has as many rows as the baseline, for which a join would read the whole log, and compile itself before.
+select version, token, rel, op, key, image from pointsman.changes_1($1, $2)
+
+-- name: all_changes
+-- The same without a limit, for a cursor.
 select c.version, c.token, l.rel, l.op::text as op, l.key, l.row::text as image
 from pointsman.config_commit c
 left join lateral (
   select * from pointsman.config_log l
-  where c.version > $1 and l.change_set = c.change_set and l.op <> 'b' order by l.seq limit $2::bigint) l on true
+  where c.version > $1 and l.change_set = c.change_set and l.op <> 'b' order by l.seq) l on true
 where c.version >= $1
 order by c.version, l.seq
-limit $2::bigint
 
 -- name: decision
 -- One record.

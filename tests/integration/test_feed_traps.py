@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
-from importlib.resources import files
 from typing import Any
 
 import asyncpg
@@ -17,7 +16,7 @@ from pointsman import Router
 from pointsman.cache import feed
 from pointsman.errors import StoreUnavailable
 from pointsman.migrate import migrate
-from pointsman.store import Store, read_queries
+from pointsman.store import Store
 from tests.builders import make_area, make_buyer, make_candidate, make_lead, make_offer, make_policy
 from tests.invariants import violations
 from tests.stage import PATIENCE, another, end_sessions, follows, until, version
@@ -327,16 +326,21 @@ async def test_what_follows_a_version_is_looked_up_alone_after_a_commit_of_many_
 ) -> None:
     """By the statistics every commit has as many; planned for these, a look-up would be compiled for milliseconds."""
     buyer = await make_buyer(connection)
+    before = await version(connection)
     await connection.execute(
         "insert into buyer_service_areas (buyer_id, market_id, scope, value)"
         " select $1, gen_random_uuid(), 'city', n::text from generate_series(1, 20000) n",
         buyer,
     )
     await connection.execute("analyze pointsman.config_commit, pointsman.config_log")
-    looked_up = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))["changes"]
-    await connection.execute(f"prepare looked_up(bigint, bigint) as {looked_up}")
-    (told,) = await connection.fetchrow(f"explain (format json) execute looked_up({await version(connection)}, 1000)")
-    assert 1_000 > json.loads(told)[0]["Plan"]["Total Cost"]
+    for since, rows in ((await version(connection), 0), (before, 10)):
+        asked = f"select * from pointsman.changes_1({since}, 11)"
+        assert rows + 1 == len(await connection.fetch(asked))
+        (told,) = await connection.fetchrow(f"explain (analyze, buffers, format json) {asked}")
+        plan = json.loads(told)[0]["Plan"]
+        assert 100 > plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    (settings,) = await connection.fetchrow("select proconfig from pg_proc where proname = 'changes_1'")
+    assert "jit=off" in settings
 
 
 async def test_history_that_is_pruned_between_two_reads_is_loaded_anew(

@@ -291,3 +291,23 @@ begin
   get diagnostics logged = row_count;
   return logged;
 end $$;
+
+-- Version `since`, first and without its rows, and what was committed after it, in the order of commits; the first `most` rows.
+-- Whoever is at that version sees by its token whether it is part of this history: not after a fail-over that lost commits, a
+-- restore, or a prune. Each commit's rows are looked up on their own, and no more than are asked for: by its statistics a
+-- commit has as many rows as the baseline. Planned once and never compiled: either would take longer than all the rest.
+create function pointsman.changes_1(since bigint, most bigint)
+returns table (version bigint, token uuid, rel text, op text, key text, image text)
+language plpgsql stable set jit = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return query
+  select c.version, c.token, l.rel, l.op::text, l.key, l.row::text
+  from pointsman.config_commit c
+  left join lateral (
+    select * from pointsman.config_log l
+    where c.version > since and l.change_set = c.change_set and l.op <> 'b' order by l.seq limit most) l on true
+  where c.version >= since
+  order by c.version, l.seq
+  limit most;
+end $$;
