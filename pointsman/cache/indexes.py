@@ -135,7 +135,7 @@ class Indexes:
     def scopes(self, buyer_id: UUID, market_id: UUID | None) -> frozenset[str]:
         """The scopes of the buyer's active areas in the market."""
         market = None if market_id is None else self.markets.get(market_id)
-        buyer = self.areas.buyers.ordinals.get(buyer_id)
+        buyer = self.areas.buyers.ordinals.get(buyer_id.bytes)
         return frozenset() if market is None or buyer is None else market.scopes(buyer)
 
     def sizes(self) -> dict[str, int]:
@@ -219,7 +219,7 @@ class Indexes:
             enrollment.changed = before.changed
         else:
             self.recounted.add(enrollment.turn)
-        for market, number in self._numbers_in_cells(buyer_id, offer_id):
+        for market, number in self._in_cells(enrollment):
             market.put(number, enrollment)
 
     def _drop_enrollment(self, key: str) -> None:
@@ -228,14 +228,14 @@ class Indexes:
         if gone is None:
             return
         self._enrollments_of[buyer_id].remove(gone)
-        for market, number in self._numbers_in_cells(buyer_id, offer_id):
+        for market, number in self._in_cells(gone):
             market.drop(number, offer_id)
 
-    def _numbers_in_cells(self, buyer_id: UUID, offer_id: UUID) -> Iterator[tuple[Market, int]]:
+    def _in_cells(self, enrollment: Enrollment) -> Iterator[tuple[Market, int]]:
         """The markets with a cell of the offer that the buyer is in, and its number in each."""
-        markets = self._markets_with_cells.get(offer_id)
-        buyer = self.areas.buyers.ordinals.get(buyer_id) if markets else None
-        if markets and buyer is not None:
+        markets = self._markets_with_cells.get(enrollment.offer_id, ())
+        buyer = self.areas.buyers.ordinals.get(enrollment.holder)
+        if buyer is not None:
             for market in markets:
                 if (number := market.numbers.get(buyer)) is not None:
                     yield market, number
@@ -246,9 +246,10 @@ class Indexes:
             self._drop_area(image["id"])
             return
         market, place = self.place(area)
-        buyer = self.areas.buyers.ordinals.get(area.buyer_id)
+        roster, buyer_id = self.areas.buyers, area.buyer_id.bytes
+        buyer = roster.ordinals.get(buyer_id)
         if buyer is None:
-            buyer = self.admit(area.buyer_id)
+            buyer = roster.admit(buyer_id)
         number = market.numbers.get(buyer)
         if number is None:
             number = self._enter(market, area.buyer_id, buyer)
@@ -268,11 +269,6 @@ class Indexes:
             place = self.areas.new_place(market.id, area.scope, area.value)
             market.places[area.scope][area.value] = place
         return market, place
-
-    def admit(self, buyer_id: UUID) -> int:
-        """An ordinal for a buyer that is new among those with areas."""
-        known = self.buyers.get(buyer_id)
-        return self.areas.buyers.admit(buyer_id if known is None else known.id)  # one object for each buyer
 
     def _enter(self, market: Market, buyer_id: UUID, buyer: int) -> int:
         """Give a buyer that is new in a market its number there."""
@@ -332,10 +328,10 @@ class Indexes:
         """Build the cell of an offer that this market has seen no lead of; changes keep it from then on."""
         enrolled, numbers, roster = self.enrolled(offer_id), market.numbers, self.areas.buyers
         if len(enrolled) < len(numbers):
-            ordinals = ((roster.ordinals.get(buyer_id), enrollment) for buyer_id, enrollment in enrolled.items())
+            ordinals = ((roster.ordinals.get(enrollment.holder), enrollment) for enrollment in enrolled.values())
             cell = Cell({numbers[buyer]: enrollment for buyer, enrollment in ordinals if buyer in numbers})
         else:
-            ids = ((number, roster.ids[buyer]) for buyer, number in numbers.items())
+            ids = ((number, UUID(bytes=roster.ids[buyer])) for buyer, number in numbers.items())
             cell = Cell({number: enrolled[buyer_id] for number, buyer_id in ids if buyer_id in enrolled})
         if offer_id in self.enrollments:
             market.cells[offer_id] = cell

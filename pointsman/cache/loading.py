@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from uuid import UUID
 
-from pointsman.cache.areas import Place, Roster
+from pointsman.cache.areas import Place
 from pointsman.cache.indexes import Indexes
 from pointsman.cache.markets import Market
 from pointsman.engine.configuration import NOBODY, Image, read_area
@@ -15,6 +15,8 @@ from pointsman.store import AreaKey, AreaRow
 
 _FILED = 2_000
 """Areas filed between two looks at other work: about a millisecond."""
+
+_NOBODY = array("I")
 
 
 class Loading:
@@ -29,39 +31,52 @@ class Loading:
         self.indexes = Indexes(version, token)
         """Complete when `file` has come to its end."""
         self._places = _Places(self.indexes)
-        self._buyers = _Buyers(self.indexes.areas.buyers)
+        self._roster = self.indexes.areas.buyers
+        self._in_order = 0  # ordinals below it are in the order of ids
 
     def put(self, table: str, images: Sequence[Image]) -> None:
         """Take rows of a table in; buyers in the order of ids, or nothing is found in their order without sorting."""
         self.indexes.put_all(table, images)
         if table == "buyers":
-            self._buyers.admit(image["id"] for image in images)
+            for image in images:
+                self._ordinal(self.indexes.buyers[image["id"]].holder)
 
     def put_areas(self, rows: Sequence[AreaRow]) -> None:
         """Take active areas in."""
         if not rows:
             return
-        ids, buyers, *keys = zip(*rows, strict=True)
+        ids, buyer_ids, *keys = zip(*rows, strict=True)
         places = map(self._places.__getitem__, zip(*keys, strict=True))
-        found = zip(ids, places, map(self._buyers.__getitem__, buyers), strict=True)
+        try:
+            buyers = list(map(self._roster.ordinals.__getitem__, buyer_ids))
+        except KeyError:  # areas of a buyer that is not there
+            buyers = list(map(self._ordinal, buyer_ids))
+        found = zip(ids, places, buyers, strict=True)
         records = [(area_id, place, buyer) for area_id, place, buyer in found if place is not None]
         holders = self._places.holders
         for _, place, buyer in records:
             holders[place].append(buyer)
         self.indexes.areas.extend(records)
 
+    def _ordinal(self, buyer_id: bytes) -> int:
+        ordinal = self._roster.ordinals.get(buyer_id)
+        if ordinal is None:
+            ordinal = self._roster.admit(buyer_id)
+            if ordinal == self._in_order and (not ordinal or buyer_id > self._roster.ids[ordinal - 1]):
+                self._in_order += 1
+        return ordinal
+
     def file(self) -> Iterator[None]:
         """Number the buyers of each market and put them in their places, with pauses in which others may work."""
-        roster, in_order = self.indexes.areas.buyers, self._buyers.in_order
         for market in self.indexes.markets.values():
             parts = list(self._parts(market))
             buyers: set[int] = set()
             for part in parts:
                 buyers.update(*(holders for _, holders in part))
                 yield
-            market.enter_all(buyers, in_order)
+            market.enter_all(buyers, self._in_order)
             for buyer in buyers:
-                roster.enter(buyer)
+                self._roster.enter(buyer)
             for part in parts:
                 for place, holders in part:
                     market.fill(place, holders)
@@ -71,7 +86,7 @@ class Loading:
         """The places of a market and whose areas are there, some areas at a time."""
         part, areas = [], 0
         for place in chain.from_iterable(of_scope.values() for of_scope in market.places.values()):
-            holders = self._places.holders[place.ordinal]
+            holders = self._places.take(place.ordinal)
             part.append((place, holders))
             areas += len(holders)
             if areas >= _FILED:
@@ -101,27 +116,7 @@ class _Places(dict[AreaKey, int | None]):
         self[key] = place.ordinal
         return place.ordinal
 
-
-class _Buyers(dict[bytes, int]):
-    """Ordinals of buyers, by the bytes of their ids. The first `in_order` of them are in the order of ids."""
-
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
-        self._greatest = b""
-        self.in_order = 0
-
-    def admit(self, buyer_ids: Iterable[UUID]) -> None:
-        """Give buyers their ordinals before areas name them."""
-        for buyer_id in buyer_ids:
-            if buyer_id.bytes not in self:
-                self._admit(buyer_id.bytes, buyer_id)
-
-    def __missing__(self, key: bytes) -> int:
-        return self._admit(key, UUID(bytes=key))
-
-    def _admit(self, key: bytes, buyer_id: UUID) -> int:
-        ordinal = self[key] = self._roster.admit(buyer_id)
-        if ordinal == self.in_order and key > self._greatest:
-            self.in_order += 1
-            self._greatest = key
-        return ordinal
+    def take(self, ordinal: int) -> array[int]:
+        """Whose areas are in a place; they are kept no longer."""
+        holders, self.holders[ordinal] = self.holders[ordinal], _NOBODY
+        return holders

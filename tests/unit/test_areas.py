@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +57,7 @@ def test_areas_are_those_of_a_plain_mapping_and_count_where_they_say(changes):
     assert [plain.get(area_id) for area_id in AREA_IDS] == [indexes.areas.get(area_id) for area_id in AREA_IDS]
     ids = indexes.areas.buyers.ids
     held = {
-        (ids[buyer], market.id, scope, value)
+        (UUID(bytes=ids[buyer]), market.id, scope, value)
         for market in indexes.markets.values()
         for scope, places in market.places.items()
         for value, place in places.items()
