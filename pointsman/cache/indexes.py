@@ -219,8 +219,9 @@ class Indexes:
             enrollment.changed = before.changed
         else:
             self.recounted.add(enrollment.turn)
-        for market, number in self._in_cells(enrollment):
-            market.put(number, enrollment)
+        if offer_id in self._markets_with_cells:
+            for market, number in self._in_cells(enrollment):
+                market.put(number, enrollment)
 
     def _drop_enrollment(self, key: str) -> None:
         buyer_id, offer_id = map(UUID, key.split(":"))

@@ -133,6 +133,7 @@ class Buyer:
             self.faults |= Fault.BELOW_MIN_BALANCE
         if self.sla_response_seconds is not None and self.sla_response_seconds < 0:
             self.faults |= Fault.BAD_SLA
+        self.faults = int(self.faults)  # each `|` of flags takes half a microsecond, for every enrollment
 
     @property
     def limits(self) -> tuple[Limit | None, Limit | None]:
