@@ -18,7 +18,7 @@ class Roster:
     """The buyers that have areas, by ordinal: a small number that areas and markets know a buyer by.
 
     Ids are bytes here, which are hashed in a tenth of the time. Markets say who enters and leaves them; whoever has
-    left all of them has no ordinal any more.
+    left all of them has no ordinal any more. A load gives one to every buyer.
     """
 
     __slots__ = ("_free", "_markets", "ids", "ordinals")

@@ -15,7 +15,7 @@ from pointsman.engine import geo
 from pointsman.engine.configuration import Enrollment
 from pointsman.model import Lead
 
-SCOPES = ("postal_code", "city", "market")
+_SCOPES = ("postal_code", "city", "market")
 
 _NOTHING = BitMap()
 _BY_BUYER = attrgetter("turn")  # within an offer
@@ -56,10 +56,10 @@ class Market:
         self.numbers: dict[int, int] = {}
         """By the buyer's ordinal."""
         self.ordered = 0
-        self.places: dict[str, dict[str | None, Place]] = {scope: {} for scope in SCOPES}
+        self.places: dict[str, dict[str | None, Place]] = {scope: {} for scope in _SCOPES}
         self.cells: dict[UUID, Cell] = {}
         """By offer."""
-        self.counts = {scope: array("I") for scope in SCOPES}
+        self.counts = {scope: array("I") for scope in _SCOPES}
         """How many areas of a scope, by number."""
         self._free: list[int] = []  # none of these is below `ordered`
         # (offer, postal code, city) of leads -> who covers them, until anything changes here
@@ -81,7 +81,7 @@ class Market:
         ordinals = sorted(buyers)
         self.numbers = {ordinal: number for number, ordinal in enumerate(ordinals)}
         self.ordered = bisect_left(ordinals, in_order)
-        self.counts = {scope: array("I", bytes(4 * len(ordinals))) for scope in SCOPES}
+        self.counts = {scope: array("I", bytes(4 * len(ordinals))) for scope in _SCOPES}
 
     def add(self, place: Place, number: int) -> None:
         """Count an area in."""
