@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +215,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if _is_whole(config) and not config.option.no_cov and not config.pluginmanager.hasplugin("_cov"):
         config.option.cov_source = [True]  # as `--cov` does: what to measure stands in pyproject.toml
         config.pluginmanager.register(CovPlugin(config.option, config.pluginmanager), "_cov")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Measure the coverage of unit tests alone: they have to reach all of the engine, and it slows others down."""
+    for item in items:
+        if item.path.parent.name != "unit":
+            item.add_marker(pytest.mark.no_cover)
 
 
 def _is_whole(config: pytest.Config) -> bool:

@@ -24,6 +24,8 @@ from pointsman.model import Lead
 
 from .worlds import NOON, buyer_id, candidate, make_lead, make_rules, make_world, put
 
+pytestmark = pytest.mark.no_cover  # they are long, and reach nothing that others do not
+
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "fairness.md").read_text("utf-8")
 LEADS = 100_000
 WEIGHTED = make_rules(strategy={"kind": "weighted"}, tie_breakers=["buyer_id"])

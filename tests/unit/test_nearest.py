@@ -169,6 +169,7 @@ def test_holder_that_is_not_enrolled_has_no_single_change() -> None:
     assert miss(standing(make_world(candidate(2), exclusivity(buyer_id=ONE)))) is None
 
 
+@pytest.mark.no_cover  # long
 @settings(max_examples=400)
 @given(st.randoms(use_true_random=False))
 def test_the_change_that_is_named_does_it_in_any_world(rng: Random) -> None:

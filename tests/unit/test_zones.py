@@ -124,6 +124,7 @@ def test_data_are_of_the_release_that_the_module_names() -> None:
     assert f"# version {TZDATA_VERSION}" == first_line
 
 
+@pytest.mark.no_cover  # long
 def test_offsets_are_those_of_zoneinfo_on_both_sides_of_every_change_in_every_zone() -> None:
     for name in distinct():
         for change in changes(name):
@@ -131,6 +132,7 @@ def test_offsets_are_those_of_zoneinfo_on_both_sides_of_every_change_in_every_zo
                 assert shifted(name, moment) == named(name).offset(moment), (name, instant(moment))
 
 
+@pytest.mark.no_cover  # long
 def test_no_change_is_missed_in_any_zone() -> None:
     centuries = range(at("1800-01-01"), at("2110-01-01"), 173 * DAY)
     years = range(at("2026-01-01"), at("2030-01-01"), 5 * DAY)
@@ -168,6 +170,7 @@ def check_neighbours(name: str, moment: int) -> None:
         assert (window.opens, window.closes) == (instant(window.start), instant(window.end))
 
 
+@pytest.mark.no_cover  # long
 def test_windows_tile_time_around_every_change_in_every_zone() -> None:
     for name in distinct():
         for change in changes(name)[::2]:
