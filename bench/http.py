@@ -1,21 +1,19 @@
 """Over HTTP: one uvicorn worker in a process of its own, asked by so many connections, each with one call at a time.
 
-The load generator sends each lead's id once. It is wrk where that is installed, which takes the least of the processor
-that it shares; else `load.py`, of ready-made bytes and raw sockets. Since either takes some, the processor time that
-the server has for a call stands beside the calls a second.
+The load generator (`load.py`) is a process too, of ready-made bytes and raw sockets, so that it takes little of the
+processor that it shares; it sends each lead's id once. Since it does take some, the processor time that the server
+has for a call stands beside the calls a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
 from uuid import UUID
 
 from bench.figures import percentiles
@@ -28,17 +26,8 @@ HOST = "127.0.0.1"
 MODEL, UPDATE = "an endpoint that returns a model", "an endpoint with a guarded UPDATE"
 FLOOR = "a bare ASGI application with `route()`"
 PATHS = {MODEL: "/model/{}", UPDATE: "/update/{}", FLOOR: "/{}", OURS: "/v1/leads/{}/route"}
-WRK = shutil.which("wrk")
 SPEED = {MODEL: 6_000, UPDATE: 3_500, FLOOR: 6_000, OURS: 6_000}
 """Roughly how many calls a second to have leads for; a run ends when they are used up."""
-
-
-class Load(NamedTuple):
-    """What a load generator found: how many calls, how many a second, and p50, p95 and p99 of one in milliseconds."""
-
-    calls: int
-    rate: float
-    times: dict[str, float]
 
 
 def connections_name(connections: int) -> str:
@@ -54,11 +43,11 @@ async def measure_http(stage: Stage, seconds: float) -> None:
                 for name in _turns(number, PATHS):
                     count = int(SPEED[name] * seconds / (6 if connections == 1 else 1))
                     ids = [UUID(int=place) for place in range(count)] if name == MODEL else await stage.steady(count)
-                    paths = [PATHS[name].format(lead_id) for lead_id in ids]
+                    calls = [_request(PATHS[name].format(lead_id)) for lead_id in ids]
                     before = await _processor(floor)
-                    load = await (_by_wrk if WRK else _by_our_own)(ports[name], paths, connections)
-                    processor = (await _processor(floor) - before) / load.calls / 1_000
-                    figures = {"rate": load.rate, "processor": processor, **load.times}
+                    rate, times = await _load(ports[name], calls, connections)
+                    processor = (await _processor(floor) - before) / len(times) / 1_000
+                    figures = {"rate": rate, "processor": processor, **percentiles(times)}
                     stage.figures.note(connections_name(connections), name, **figures)
             await _measure_batches(stage, ours, floor)
 
@@ -66,8 +55,8 @@ async def measure_http(stage: Stage, seconds: float) -> None:
 async def _measure_batches(stage: Stage, service: int, floor: int) -> None:
     """Milliseconds of 100 leads: of a call, and of `route_many` in the same process."""
     bodies = [json.dumps({"lead_ids": part}).encode() for part in await _parts(stage)]
-    load = await _send(service, [_request("/v1/leads/route", body) for body in bodies], 1)
-    stage.figures.note(HUNDRED, "HTTP", **load.times)
+    _, times = await _load(service, [_request("/v1/leads/route", body) for body in bodies], 1)
+    stage.figures.note(HUNDRED, "HTTP", **percentiles(times))
     spans = [float(await _ask(floor, "/many", json.dumps(part).encode())) for part in await _parts(stage)]
     stage.figures.note(HUNDRED, "route_many", **percentiles(spans))
 
@@ -88,43 +77,18 @@ def _request(path: str, body: bytes = b"", connection: str = "keep-alive") -> by
     return "\r\n".join(lines).encode() + body
 
 
-async def _by_wrk(port: int, paths: Sequence[str], connections: int) -> Load:
-    """Post to each path once, by wrk."""
-    script = Path(__file__).with_name("load.lua")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "paths"
-        file.write_text("\n".join(paths), "ascii")
-        said = await _output(
-            *("wrk", "--threads", "1", "--connections", str(connections), "--duration", "1h"),
-            *("--script", str(script), f"http://{HOST}:{port}", "--", str(file)),
-        )
-    found = json.loads(said.splitlines()[-1])
-    if found["failed"]:
-        raise RuntimeError(f"{found['failed']} of {found['calls']} calls failed")
-    times = {name: found[name] / 1_000 for name in ("p50", "p95", "p99")}
-    return Load(found["calls"], found["calls"] / found["duration"] * 1_000_000, times)
-
-
-async def _by_our_own(port: int, paths: Sequence[str], connections: int) -> Load:
-    """The same, by our own generator."""
-    return await _send(port, list(map(_request, paths)), connections)
-
-
-async def _send(port: int, calls: Sequence[bytes], connections: int) -> Load:
-    """Send these requests, from a process of its own."""
+async def _load(port: int, calls: Sequence[bytes], connections: int) -> tuple[float, list[float]]:
+    """Calls a second and the milliseconds of each, from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calls"
         path.write_bytes(b"".join(len(call).to_bytes(4, "big") + call for call in calls))
-        found = json.loads(
-            await _output(sys.executable, "-m", "bench.load", HOST, str(port), str(connections), str(path))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.load", HOST, str(port), str(connections), str(path)),
+            stdout=asyncio.subprocess.PIPE,
         )
-    return Load(len(calls), found["rate"], percentiles(found["times"]))
-
-
-async def _output(*command: str) -> bytes:
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
-    return output
+        answer, _ = await process.communicate()
+    found = json.loads(answer)
+    return found["rate"], found["times"]
 
 
 async def _processor(port: int) -> int:

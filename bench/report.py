@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,6 @@ def machine(postgres: str, plan: str) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "postgresql": postgres,
-        "calls_by": "wrk" if shutil.which("wrk") else "bench/load.py",
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
 
@@ -160,8 +158,7 @@ def _lines(figures: Figures, about: dict[str, Any], folder: str, plots: Sequence
     yield HEAD
     yield (
         f"Made by `python -m bench {about['plan']}` on {about['system']} with {about['processors']} processors, "
-        f"Python {about['python']}, PostgreSQL {about['postgresql']}, calls over HTTP by {about['calls_by']}; "
-        f"the load when the run began: {about['load']}."
+        f"Python {about['python']}, PostgreSQL {about['postgresql']}; the load when the run began: {about['load']}."
     )
     yield "\n## Goals\n"
     yield "| | measured | from | to | goal | |\n|---|---|---|---|---|---|"

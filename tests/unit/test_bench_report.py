@@ -13,15 +13,7 @@ from bench.plots import bar_plot, line_plot
 from bench.workloads import BARE, ORM, OURS, SEQUENTIAL, callers_name
 from bench.worlds import BenchWorld, Form
 
-ABOUT = {
-    "plan": "--quick",
-    "system": "Linux",
-    "processors": 2,
-    "python": "3.11",
-    "postgresql": "15",
-    "calls_by": "wrk",
-    "load": 0.1,
-}
+ABOUT = {"plan": "--quick", "system": "Linux", "processors": 2, "python": "3.11", "postgresql": "15", "load": 0.1}
 
 
 def some_figures() -> Figures:
