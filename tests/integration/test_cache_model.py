@@ -23,7 +23,7 @@ from pointsman.model import Lead
 from pointsman.store import Store
 from tests.builders import rules
 
-EXAMPLES = int(os.environ.get("POINTSMAN_MODEL_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("POINTSMAN_MODEL_EXAMPLES", "60"))
 
 
 def ids(kind: int, count: int) -> list[UUID]:

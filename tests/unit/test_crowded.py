@@ -138,7 +138,7 @@ class Life:
         self.at += self.rng.choice((1, HOUR // 3, HOUR, DAY // 2, DAY))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 1 << 32), steps=st.lists(st.sampled_from("rrrrccclw"), min_size=15, max_size=40))
 def test_whoever_is_not_known_to_be_crowded_has_room(seed: int, steps: list[str]) -> None:
     life = Life(Random(seed))

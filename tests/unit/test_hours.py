@@ -86,7 +86,7 @@ def cases(draw: st.DrawFn) -> tuple[Document, str, int]:
     return document, name, moment
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases(), st.lists(st.integers(-3 * DAY, 3 * DAY), max_size=20))
 @example(({"weekly": {"sun": [["02:15", "02:45"]]}}, "Australia/Lord_Howe", at("2024-10-05T15:30:00")), [0, -1, MINUTE])
 def test_open_is_what_the_wall_clock_shows_inside_the_hours(

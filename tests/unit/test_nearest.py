@@ -170,7 +170,7 @@ def test_holder_that_is_not_enrolled_has_no_single_change() -> None:
 
 
 @pytest.mark.no_cover  # long
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.randoms(use_true_random=False))
 def test_the_change_that_is_named_does_it_in_any_world(rng: Random) -> None:
     """Made, it leaves the buyer eligible; another instant or a fuller lead may fall under another's exclusivity."""
