@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -232,6 +233,20 @@ def _is_whole(config: pytest.Config) -> bool:
         and [root / path for path in config.args] == [root / path for path in config.getini("testpaths")]
         and not any(config.getoption(name, None) for name in narrowing)
     )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the process that tells of the run know what this one, if it is one of several, has used."""
+    config = session.config
+    if hasattr(config, "workeroutput") and USED_POSTGRES in config.stash:
+        config.workeroutput["used_postgres"] = config.stash[USED_POSTGRES]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process of the run has used; they climb the same ladder."""
+    if used := getattr(node, "workeroutput", {}).get("used_postgres"):
+        node.config.stash[USED_POSTGRES] = used
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
