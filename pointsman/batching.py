@@ -19,7 +19,6 @@ from pointsman.claim import Batch
 from pointsman.errors import NotReady, PointsmanError
 from pointsman.metrics import Metrics
 from pointsman.model import Outcome, OutcomeKind
-from pointsman.tracing import Spans
 
 LARGEST_BATCH = 500
 LEAST_BATCH = 8
@@ -82,11 +81,9 @@ class Batching:
     def __init__(
         self,
         settle: Callable[[list[UUID], dict[UUID, Answer], Turn], Awaitable[None]],
-        span: Spans,
         metrics: Metrics,
     ) -> None:
         self._settle = settle
-        self._span = span
         self._metrics = metrics
         self._queue: deque[tuple[UUID, Waiter, float]] = deque()
         self._flushes: set[asyncio.Task[bool]] = set()
@@ -159,8 +156,7 @@ class Batching:
         answers: dict[UUID, Answer] = {}
         failure: Exception = NotReady("the router was stopped before this lead was decided")
         try:
-            with self._span("pointsman.batch"):
-                await self._settle(list(batch), answers, turn)
+            await self._settle(list(batch), answers, turn)
         except Exception as error:  # noqa: BLE001 - whatever it was, it must reach those who wait
             failure = error
         finally:

@@ -25,6 +25,10 @@ _DOUBTED_AT_ONCE = 5_000
 """Counters: some two milliseconds."""
 _HOLDERS = itemgetter(slice(32)), itemgetter(slice(16))
 """What a counter's holder is if that is an enrollment, and if it is a buyer."""
+_BY_SLOT: tuple[Any, ...] = (None,) * 4
+_BY_KIND: tuple[Any, ...] = (None, None)
+_BY_LEVEL: tuple[Any, ...] = (None, None)
+"""Nothing for each `Slot`; for hours and days, which are its last bit; for enrollment and buyer, its first."""
 
 
 class Beliefs(State):
@@ -120,6 +124,7 @@ class Batch(State):
         "_fence",
         "_heads",
         "_known",
+        "_last",
         "_last_win",
         "_now",
         "_ranks",
@@ -149,6 +154,7 @@ class Batch(State):
         self._seen = seen
         self._known = known
         self.used, self.positions, self.crowded = seen.used, seen.positions, seen.crowded
+        self._last: Decision | None = None
         self._last_win: dict[bytes, int] = {}
         self.served: dict[bytes, int] = {}
         self._served_before: dict[bytes, int] = {}
@@ -157,6 +163,7 @@ class Batch(State):
         self._takes = self.ahead
         self._earlier = 0
         if before is not None:
+            before.complete()
             self.ahead = dict(before._takes)
             self._ranks = {turn: _SERVED_IN_BATCH + lead for turn, lead in before._last_win.items()}
             self._earlier = len(before.decisions)
@@ -187,6 +194,20 @@ class Batch(State):
     def add(self, decision: Decision) -> None:
         """Put a decision, made on this state, at the end of the queue."""
         self.decisions.append(decision)
+        self._enter(decision)
+
+    def end(self, decision: Decision) -> None:
+        """The same of the last one: what it takes concerns nobody yet, and if it is alone mostly never does."""
+        self.decisions.append(decision)
+        self._last = decision
+
+    def complete(self) -> None:
+        """Have the last decision in the books too: somebody is decided on them, or turns may move on meanwhile."""
+        if self._last is not None:
+            decision, self._last = self._last, None
+            self._enter(decision)
+
+    def _enter(self, decision: Decision) -> None:
         lead = len(self.decisions)
         taken = len(decision.takes)
         for index, (cap, name) in enumerate(record.named(decision)):
@@ -222,6 +243,7 @@ class Batch(State):
 
     def arguments(self) -> list[Any]:
         """The arguments of `claim_1`."""
+        self.complete()
         self._put_taken_first()
         counter_index = {counter: index for index, counter in enumerate(self._counters, start=1)}
         turn_index = {turn: index for index, turn in enumerate(self._turns, start=1)}
@@ -256,41 +278,41 @@ class Batch(State):
         winner, policy, lead = decision.winner, decision.policy, decision.lead
         if not is_first if winner is None else winner.turn not in self._known.positions:
             return None
-        names = [name for *_, name in self._uses]
-        takes = sorted(zip(decision.takes, names, strict=False), key=lambda named: _order_of_locks(named[0]))
-        windows = {cap.window.kind: cap.window for cap in decision.takes}
-        hour, day = windows.get("hour"), windows.get("day")
-        changed = {cap.level: cap.changed for cap in decision.takes}
-        full, compared = decision.full, decision.compared
-        since, seen = self._known.since, self._seen
-        usage = [seen.usage(counter) for counter, *_ in self._uses]
+        takes, full, compared = decision.takes, decision.full, decision.compared
+        named = record.named(decision)
+        names = [name for _, name in named]
+        usage = [self._seen.usage(cap.counter) for cap, _ in named]
+        head = self._heads[0] if self._heads else record.head(decision, *self.version)
         positions = [self._expected(enrollment.turn) for enrollment in compared]
         state = record.packed_state(list(zip(names, usage, strict=True)), positions)
+        limits, used = [*_BY_SLOT], [*_BY_SLOT]
+        opens, closes, changed = [*_BY_KIND], [*_BY_KIND], [*_BY_LEVEL]
+        for cap, count in zip(takes, usage, strict=False):
+            slot = cap.slot
+            limits[slot], used[slot] = cap.limit, count
+            opens[slot & 1], closes[slot & 1] = cap.window.opens, cap.window.closes
+            changed[slot >> 1] = cap.changed
+        since = self._known.since
+        is_new = any(since.get(cap.counter, -1) < cap.changed for cap in takes)
         return [
             *self._basis(),
-            lead.id,
-            lead.offer_id,
-            lead.vertical_id,
-            lead.market_id,
-            lead.postal_code,
-            lead.city,
+            *lead[:6],
             decision.outcome,
             decision.cause,
             ",".join(decision.flags),
             None if winner is None else winner.buyer_id,
             None if policy is None else policy.id,
             None if policy is None else policy.version,
-            self._heads[0],
+            head,
             state,
-            record.digest(self._heads[0], state),
-            *((None, None) if hour is None else (hour.opens, hour.closes)),
-            *((None, None) if day is None else (day.opens, day.closes)),
-            changed.get("buyer"),
-            changed.get("enrollment"),
-            [name for _, name in takes] or None,
-            [cap.limit for cap, _ in takes] or None,
-            [seen.usage(cap.counter) for cap, _ in takes] or None,
-            any(since.get(cap.counter, -1) < cap.changed for cap, _ in takes),
+            record.digest(head, state),
+            *opens,
+            *(closes if is_new else _BY_KIND),
+            *changed,
+            names[0] - takes[0].slot if takes else None,
+            *limits,
+            *used,
+            is_new,
             [cap.buyer_id for cap in full] or None,
             [cap.window.opens for cap in full] or None,
             names[len(takes) :] or None,
@@ -308,6 +330,7 @@ class Batch(State):
         done, *true = answer
         if not true:
             return Claimed([done], [None], [], [], None)
+        self.complete()
         (decision,) = self.decisions
         takes = sorted(decision.takes, key=_order_of_locks)
         counters = [cap.counter for cap in (*takes, *decision.full)]

@@ -111,12 +111,24 @@ class Router:
         self.metrics = metrics
         self._store = store
         self._beliefs = beliefs
-        self._span = tracing.spans()
         # a host that has not set structlog up would have every decision printed
         self._tells = structlog.is_configured() and log.is_enabled_for(logging.DEBUG)
-        self._batching = Batching(self._settle, self._span, metrics)
+        self._batching = Batching(tracing.traced("pointsman.batch", self._settle), metrics)
         self._watch: asyncio.Task[NoReturn] | None = None
         self._fence: tuple[Version | None, int] = (None, 0)
+        if tracing.is_on():
+            self._trace()
+
+    def _trace(self) -> None:
+        """Have spans made of calls, and of what batches go through."""
+        traced = tracing.traced
+        vars(self).update(
+            route=traced("pointsman.route", self.route, tracing.tell_of_route),
+            route_many=traced("pointsman.route_many", self.route_many),
+            _read=traced("pointsman.read", self._read),
+            _decide=traced("pointsman.decide", self._decide),
+            _claim=traced("pointsman.claim", self._claim),
+        )
 
     @classmethod
     def open(
@@ -177,22 +189,18 @@ class Router:
         caller's open READ COMMITTED transaction, and stands if that commits. Raises the errors of `pointsman.errors`.
         """
         lead_id = _id(lead_id)
-        with self._span("pointsman.route") as span:
-            if connection is None:
-                answer = await self._batching.enqueue(lead_id)
-            else:
-                answer = await self._within(await _driver_connection(connection), lead_id)
-            if self._tells:
-                _log(lead_id, answer)
-            if span is not None:
-                tracing.describe(span, lead_id, answer)
-            return _raised(answer)
+        if connection is None:
+            answer = await self._batching.enqueue(lead_id)
+        else:
+            answer = await self._within(await _driver_connection(connection), lead_id)
+        if self._tells:
+            _log(lead_id, answer)
+        return _raised(answer)
 
     async def route_many(self, lead_ids: Sequence[UUID | str]) -> list[Answer]:
         """Route each lead, in order; an error stands in the place of its lead instead of being raised."""
         ids = [_id(lead_id) for lead_id in lead_ids]
-        with self._span("pointsman.route_many"):
-            answers = await asyncio.gather(*map(self._batching.enqueue, ids))
+        answers = await asyncio.gather(*map(self._batching.enqueue, ids))
         if self._tells:
             for pair in zip(ids, answers, strict=True):
                 _log(*pair)
@@ -302,6 +310,7 @@ class Router:
         if claimed is None:
             # whoever reads meanwhile does so on that connection, and whoever claims has the other: then the server's
             # two processes each stay on a core, where with changing parts both were often found waiting for one
+            batch.complete()
             is_as_foreseen = await turn.comes(foreseen)
             async with self._store.connection() as connection:
                 indexes = await self.cache.at_least(version, connection)
@@ -405,26 +414,24 @@ class Router:
 
     async def _read(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
         since = perf_counter()
-        with self._span("pointsman.read"):
-            reading = await self._store.read_leads(connection, lead_ids)
+        reading = await self._store.read_leads(connection, lead_ids)
         self.metrics.took(self.metrics.read, since)
         return reading
 
     def _decide(
-        self, leads: Iterable[Lead], indexes: Indexes, reading: Reading, seen: State, before: Batch | None = None
+        self, leads: Sequence[Lead], indexes: Indexes, reading: Reading, seen: State, before: Batch | None = None
     ) -> Batch:
         since = perf_counter()
-        with self._span("pointsman.decide"):
-            self._beliefs.take_up(indexes.recounted)
-            batch = Batch(
-                Version(indexes.version, indexes.token),
-                reading.now,
-                self._fenced(indexes, reading),
-                seen,
-                self._beliefs,
-                before,
-            )
-            _decide_in_order(leads, indexes, batch, micros(reading.now))
+        self._beliefs.take_up(indexes.recounted)
+        batch = Batch(
+            Version(indexes.version, indexes.token),
+            reading.now,
+            self._fenced(indexes, reading),
+            seen,
+            self._beliefs,
+            before,
+        )
+        _decide_in_order(leads, indexes, batch, micros(reading.now))
         self.metrics.took(self.metrics.decide, since)
         return batch
 
@@ -441,12 +448,11 @@ class Router:
     async def _claim(self, connection: Connection, batch: Batch, first: Reading | None) -> Claimed:
         """Claim a batch: a lone lead, as `first` read, in the short form; what that refuses the next try settles."""
         since = perf_counter()
-        with self._span("pointsman.claim"):
-            alone = None if first is None else batch.alone(is_first=first.is_first)
-            if alone is None:
-                claimed = await self._store.claim(connection, batch.arguments())
-            else:
-                claimed = batch.answered_alone(await self._store.claim_one(connection, alone))
+        alone = None if first is None else batch.alone(is_first=first.is_first)
+        if alone is None:
+            claimed = await self._store.claim(connection, batch.arguments())
+        else:
+            claimed = batch.answered_alone(await self._store.claim_one(connection, alone))
         self.metrics.took(self.metrics.claim, since)
         if claimed.failed is not None:
             self.metrics.conflicted(claimed.failed)
@@ -663,10 +669,12 @@ def _candidates(indexes: Indexes, leads: Iterable[Lead]) -> Iterable[Enrollment]
         yield from indexes.covering(lead)
 
 
-def _decide_in_order(leads: Iterable[Lead], indexes: Indexes, batch: Batch, at: int) -> None:
+def _decide_in_order(leads: Sequence[Lead], indexes: Indexes, batch: Batch, at: int) -> None:
     """Decide leads in queue order, each on what those before it leave."""
-    for lead in leads:
+    *others, last = leads
+    for lead in others:
         batch.add(decide(lead, indexes, batch, at))
+    batch.end(decide(last, indexes, batch, at))
 
 
 def _taken_up(batch: Batch, claimed: Claimed, answers: dict[UUID, Answer]) -> list[UUID]:

@@ -76,7 +76,7 @@ _CLAIM_OF_NOTHING: tuple[Any, ...] = (
 """A claim without leads, which changes nothing."""
 _CLAIM_OF_NOBODY: tuple[Any, ...] = (
     *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
-    *([None] * 24),
+    *([None] * 30),
     *(False, *([None] * 8)),
 )
 """A claim of no lead, which changes nothing."""

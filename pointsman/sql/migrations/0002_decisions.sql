@@ -1,12 +1,15 @@
 -- What the router writes: usage of caps, turns in the rotation, decisions; and the claim that writes them.
 
+-- A domain: a CHECK of the table would be read and set up anew by every statement that counts a lead.
+create domain pointsman.window_kind as text check (value in ('hour', 'day'));
+
 -- How many leads each holder got in a window. offer_id zero: the buyer's own counter, over all its offers.
 -- since: the config version from which on every lead of the window was counted here; a row whose holder's caps or time
 -- zone changed later than that is counted anew from the decisions. -1: not counted yet.
 create table pointsman.cap_usage (
   buyer_id uuid not null,
   offer_id uuid not null,
-  kind text not null check (kind in ('hour', 'day')),
+  kind pointsman.window_kind not null,
   window_start timestamptz not null,
   used int not null default 0,
   since bigint not null default -1,
@@ -37,7 +40,7 @@ create table pointsman.decisions (
   policy_id uuid,
   policy_version bigint,
   attempt int not null,
-  outcome text not null check (outcome in ('routed', 'no_route', 'no_route_exclusive_fail_closed')),
+  outcome text not null,
   cause text,
   flags text[],
   postal_code text,
@@ -47,8 +50,9 @@ create table pointsman.decisions (
   unicode_version text not null,
   state bytea not null,
   digest bytea not null,
-  check ((outcome = 'routed') = (buyer_id is not null)),
-  check ((outcome = 'no_route') = (cause is not null))
+  constraint decisions_outcome_known check (
+    outcome in ('routed', 'no_route', 'no_route_exclusive_fail_closed')
+    and (outcome = 'routed') = (buyer_id is not null) and (outcome = 'no_route') = (cause is not null))
 );
 -- The few decisions of a lead are sorted after they were found: `order by id + 0`, since a plan that was made while the
 -- table was small would walk the primary key instead for ever after.

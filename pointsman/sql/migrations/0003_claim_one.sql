@@ -1,23 +1,25 @@
--- The claim of a lead that comes alone: the premises, locks and writes of claim_1 in their order, one statement a row instead
--- of arrays of everything, which cost a lone lead as much again as its disk write.
+-- The claim of a lead that comes alone: the premises, locks and writes of claim_1 in their order, one statement a row and
+-- plain arguments instead of arrays of everything, which cost a lone lead as much again as its disk write. (Several of the
+-- statements made one of common table expressions are no faster: what takes the time is setting up their parts.)
 --
--- p_buyer null: nobody. k_ the winner's counters in key order: k_name as the record names them, whose last two bits say
--- whose (2: the buyer's own) and over what (1: days); k_used: how many leads they are believed to have counted; k_new: one
--- of them may be missing, or has to be counted anew. b_changed, e_changed: when caps or zone of buyer and enrollment last
--- changed. p_fence: as there. f_ counters that are believed full, v_ enrollments in the offer whose positions were
+-- p_buyer null: nobody. p_hour, p_day: the windows; p_hour_end, p_day_end are needed with is_new alone. e_ the enrollment's
+-- own, b_ the buyer's: caps (null: none is set), how many leads they are believed to have counted, and when caps or zone last
+-- changed. p_place: how the record names the first of the winner's counters. is_new: one of them may be missing, or has to be
+-- counted anew. p_fence: as there. f_ counters that are believed full, v_ enrollments in the offer whose positions were
 -- compared, the winner included; p_position: where the winner is believed to stand; null where there are none.
 -- p_state, p_digest: the record's, if all is as believed (engine/record.py): setting up the expressions that make a state,
 -- which a batch does once, would cost a lone lead some 50 microseconds.
 --
--- The answer starts with the decision; where anything was not as believed, the true usage of k_ and f_ and the true
--- positions follow. It is null where a premise does not hold, and nothing is written then: the batch's claim, which makes
--- whatever is missing and says what is wrong, comes next.
+-- The answer starts with the decision; where anything was not as believed, the true usage of the winner's counters and of f_
+-- and the true positions follow. It is null where a premise does not hold, and nothing is written then: the batch's claim,
+-- which makes whatever is missing and says what is wrong, comes next.
 create function pointsman.claim_one_1(
   p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
   p_lead uuid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text, p_outcome text, p_cause text,
   p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_state bytea, p_digest bytea,
-  p_hour timestamptz, p_hour_end timestamptz, p_day timestamptz, p_day_end timestamptz, b_changed bigint, e_changed bigint,
-  k_name int[], k_cap bigint[], k_used int[], k_new bool,
+  p_hour timestamptz, p_day timestamptz, p_hour_end timestamptz, p_day_end timestamptz, e_changed bigint, b_changed bigint,
+  p_place int, e_hourly bigint, e_daily bigint, b_hourly bigint, b_daily bigint,
+  e_hourly_used int, e_daily_used int, b_hourly_used int, b_daily_used int, is_new bool,
   f_buyer uuid[], f_from timestamptz[], f_name int[], f_cap bigint[], f_used int[],
   p_position bigint, v_buyer uuid[], v_position bigint[])
 returns bigint[]
@@ -25,16 +27,18 @@ language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cach
 #variable_conflict use_column
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';
-  done bigint;
   k_offer uuid[];
   k_kind text[];
   k_from timestamptz[];
-  had int[];
+  b_daily_had int;
+  b_hourly_had int;
+  e_daily_had int;
+  e_hourly_had int;
   full_used int[];
   positions bigint[];
-  seen int;
   is_ahead bool;
   as_believed bool;
+  done bigint;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'a claim needs a READ COMMITTED transaction';
@@ -53,12 +57,11 @@ begin
       -- whether the lead's last row says the same already is for the batch's claim to find out
       exit premises when exists (select from pointsman.decisions d where d.lead_id = p_lead);
     else
-      for i in 1 .. coalesce(cardinality(k_name), 0) loop
-        k_offer[i] := case when k_name[i] & 2 = 2 then zero else p_offer end;
-        k_kind[i] := case when k_name[i] & 1 = 1 then 'day' else 'hour' end;
-        k_from[i] := case when k_name[i] & 1 = 1 then p_day else p_hour end;
-      end loop;
-      if k_new then
+      if is_new then
+        select array_agg(k.o order by k.i), array_agg(k.t order by k.i), array_agg(k.f order by k.i) into k_offer, k_kind, k_from
+          from (values (1, b_daily, zero, 'day', p_day), (2, b_hourly, zero, 'hour', p_hour),
+                       (3, e_daily, p_offer, 'day', p_day), (4, e_hourly, p_offer, 'hour', p_hour)) k(i, cap, o, t, f)
+          where k.cap is not null;
         insert into pointsman.cap_usage (buyer_id, offer_id, kind, window_start)
           select p_buyer, k.o, k.t, k.f from unnest(k_offer, k_kind, k_from) k(o, t, f) order by 2, 3, 4 on conflict do nothing;
         perform from pointsman.cap_usage c
@@ -78,14 +81,34 @@ begin
           where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.t, k.f)
             and c.since < case when c.offer_id = zero then b_changed else e_changed end;
       end if;
-      for i in 1 .. coalesce(cardinality(k_name), 0) loop
+      if b_daily is not null then
         update pointsman.cap_usage c set used = c.used + 1
-          where c.buyer_id = p_buyer and c.offer_id = k_offer[i] and c.kind = k_kind[i] and c.window_start = k_from[i]
-            and c.used < k_cap[i] and c.since >= case when k_name[i] & 2 = 2 then b_changed else e_changed end
-          returning c.used - 1 into seen;
-        exit premises when not found;
-        had[i] := seen;
-      end loop;
+          where c.buyer_id = p_buyer and c.offer_id = zero and c.kind = 'day' and c.window_start = p_day
+            and c.used < b_daily and c.since >= b_changed
+          returning c.used - 1 into b_daily_had;
+        exit premises when b_daily_had is null;
+      end if;
+      if b_hourly is not null then
+        update pointsman.cap_usage c set used = c.used + 1
+          where c.buyer_id = p_buyer and c.offer_id = zero and c.kind = 'hour' and c.window_start = p_hour
+            and c.used < b_hourly and c.since >= b_changed
+          returning c.used - 1 into b_hourly_had;
+        exit premises when b_hourly_had is null;
+      end if;
+      if e_daily is not null then
+        update pointsman.cap_usage c set used = c.used + 1
+          where c.buyer_id = p_buyer and c.offer_id = p_offer and c.kind = 'day' and c.window_start = p_day
+            and c.used < e_daily and c.since >= e_changed
+          returning c.used - 1 into e_daily_had;
+        exit premises when e_daily_had is null;
+      end if;
+      if e_hourly is not null then
+        update pointsman.cap_usage c set used = c.used + 1
+          where c.buyer_id = p_buyer and c.offer_id = p_offer and c.kind = 'hour' and c.window_start = p_hour
+            and c.used < e_hourly and c.since >= e_changed
+          returning c.used - 1 into e_hourly_had;
+        exit premises when e_hourly_had is null;
+      end if;
       perform from pointsman.rotation t
         where t.buyer_id = p_buyer and t.offer_id = p_offer and (p_position is null or t.position = p_position)
         for no key update;
@@ -108,11 +131,14 @@ begin
         left join pointsman.rotation t on t.buyer_id = r.b and t.offer_id = p_offer;
       exit premises when is_ahead;
     end if;
-    as_believed := (had, full_used, positions) is not distinct from (k_used, f_used, v_position);
+    as_believed := (b_daily_had, b_hourly_had, e_daily_had, e_hourly_had, full_used, positions)
+      is not distinct from (b_daily_used, b_hourly_used, e_daily_used, e_hourly_used, f_used, v_position);
     if not as_believed then
       p_state := pointsman.state(
-        (select array_agg(k.n order by k.n & 1, k.n) from unnest(k_name) k(n)) || f_name,
-        (select array_agg(k.u order by k.n & 1, k.n) from unnest(k_name, had) k(n, u)) || full_used,
+        array(
+          select p_place + k.slot from unnest(array[0, 1, 2, 3], array[e_hourly, e_daily, b_hourly, b_daily]) k(slot, cap)
+          where k.cap is not null order by k.slot & 1, k.slot) || f_name,
+        array_remove(array[e_hourly_had, b_hourly_had, e_daily_had, b_daily_had], null) || full_used,
         positions);
       p_digest := substring(sha256(p_head || p_state) for 16);
     end if;
@@ -137,13 +163,14 @@ begin
     if as_believed then
       return array[done];
     end if;
-    return done || had::bigint[] || full_used::bigint[] || positions;
+    return done || array_remove(array[b_daily_had, b_hourly_had, e_daily_had, e_hourly_had], null)::bigint[]
+      || full_used::bigint[] || positions;
   end;
 
   -- a premise did not hold: what was counted for this lead is given back
-  for i in 1 .. coalesce(cardinality(had), 0) loop
-    update pointsman.cap_usage c set used = c.used - 1
-      where c.buyer_id = p_buyer and c.offer_id = k_offer[i] and c.kind = k_kind[i] and c.window_start = k_from[i];
-  end loop;
+  update pointsman.cap_usage c set used = c.used - 1
+    from (values (b_daily_had, zero, 'day', p_day), (b_hourly_had, zero, 'hour', p_hour),
+                 (e_daily_had, p_offer, 'day', p_day), (e_hourly_had, p_offer, 'hour', p_hour)) k(had, o, t, f)
+    where k.had is not null and (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.t, k.f);
   return null;
 end $$;
