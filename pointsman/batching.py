@@ -90,6 +90,7 @@ class Batching:
         self._under_way: list[Calls] = []
         self._last: Turn | None = None
         self._most = LARGEST_BATCH
+        self._overtaken = 0
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -117,10 +118,14 @@ class Batching:
             await asyncio.wait(self._flushes)
 
     def adapt(self, leads: int, *, is_overtaken: bool) -> None:
-        """Half as many leads at once where configuration overtook a batch of so many, then slowly more again."""
-        if is_overtaken:
+        """Half as many leads at once where configuration overtook two batches running, then slowly more again.
+
+        One alone says nothing of how large they are: it is overtaken by chance, and smaller ones would be slower.
+        """
+        self._overtaken = self._overtaken + 1 if is_overtaken else 0
+        if self._overtaken > 1:
             self._most = max(LEAST_BATCH, leads // 2)
-        elif leads == self._most:
+        elif not is_overtaken and leads == self._most:
             self._most = min(LARGEST_BATCH, leads + leads // 4 + 1)
 
     def _start(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
 import asyncpg
@@ -82,6 +82,14 @@ log = structlog.get_logger()
 
 class _Conflict(Exception):
     """Something that the decision rested on moved; roll back and decide again."""
+
+
+class _Overtaken(NamedTuple):
+    """Leads that stand as they were read, and the version that was there when they were to be claimed."""
+
+    reading: Reading
+    leads: list[Lead]
+    version: Version
 
 
 class _Opening:
@@ -221,7 +229,7 @@ class Router:
         parted no further.
         """
         turn = turn or Turn()
-        waiting, lost, is_overtaken = lead_ids, 0, False
+        waiting, lost, overtaken = lead_ids, 0, None
         while waiting and attempt <= PLAIN_TRIES:
             if attempt == PLAIN_TRIES and len(waiting) > LARGEST_HELD:
                 for first in range(0, len(waiting), LARGEST_HELD):
@@ -231,8 +239,8 @@ class Router:
             self.metrics.tried(attempt)
             try:
                 if attempt < PLAIN_TRIES:
-                    reread = attempt > 0 and not is_overtaken
-                    waiting, is_overtaken = await self._try(waiting, answers, turn, reread=reread)
+                    reread = attempt > 0 and overtaken is None
+                    waiting, overtaken = await self._try(waiting, answers, turn, overtaken, reread=reread)
                 else:
                     await turn.comes(None)
                     async with self._store.connection() as connection:
@@ -287,31 +295,44 @@ class Router:
         return [lead_id for lead_id in lead_ids if lead_id in held]
 
     async def _try(
-        self, lead_ids: list[UUID], answers: dict[UUID, Answer], turn: Turn, *, reread: bool
-    ) -> tuple[list[UUID], bool]:
-        """Read, decide, claim. The leads whose claim did not hold, and whether configuration alone had moved on."""
+        self,
+        lead_ids: list[UUID],
+        answers: dict[UUID, Answer],
+        turn: Turn,
+        overtaken: _Overtaken | None,
+        *,
+        reread: bool,
+    ) -> tuple[list[UUID], _Overtaken | None]:
+        """Read, decide, claim. The leads whose claim did not hold, with what was read if configuration alone moved on.
+
+        What an overtaken try has read is read no more: the next claim proves it like any other.
+        """
         claimed: Claimed | None = None
         async with self._store.connection() as connection:
-            reading = await self._read(connection, lead_ids)
-            leads = _open_leads(lead_ids, reading, answers)
-            if not leads:
-                return [], False
-            version = _known(reading.version)
+            if overtaken is None:
+                reading = await self._read(connection, lead_ids)
+                leads = _open_leads(lead_ids, reading, answers)
+                if not leads:
+                    return [], None
+                version = _known(reading.version)
+            else:
+                reading, leads, version = overtaken
             seen: State = self._beliefs
             if reread:
                 await self.cache.catch_up(connection)
                 seen = await self._true_state(connection, leads, reading, version)
-            first = None if reread else reading
+            first = reading if overtaken is None and not reread else None
             indexes = await self.cache.at_least(version, connection)
             foreseen = turn.before
             batch = turn.pending = self._decide(leads, indexes, reading, seen, foreseen)
-            if turn.has_come:
+            if turn.has_come and self.cache.is_quiet:
                 claimed = await self._claim(connection, batch, first)
         if claimed is None:
             # whoever reads meanwhile does so on that connection, and whoever claims has the other: then the server's
             # two processes each stay on a core, where with changing parts both were often found waiting for one
             batch.complete()
-            is_as_foreseen = await turn.comes(foreseen)
+            is_as_foreseen = turn.has_come or await turn.comes(foreseen)
+            await self.cache.quiet()
             async with self._store.connection() as connection:
                 indexes = await self.cache.at_least(version, connection)
                 if not is_as_foreseen or batch.version != (indexes.version, indexes.token):
@@ -320,7 +341,8 @@ class Router:
         self._learn(batch, claimed)
         if all(claimed.done):
             turn.end(batch)
-        return _taken_up(batch, claimed, answers), _is_overtaken(claimed)
+        newer = _newer_version(claimed)
+        return _taken_up(batch, claimed, answers), None if newer is None else _Overtaken(reading, leads, newer)
 
     async def _last_resort(
         self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer]
@@ -456,7 +478,7 @@ class Router:
         self.metrics.took(self.metrics.claim, since)
         if claimed.failed is not None:
             self.metrics.conflicted(claimed.failed)
-        self._batching.adapt(len(batch.decisions), is_overtaken=_is_overtaken(claimed))
+        self._batching.adapt(len(batch.decisions), is_overtaken=_newer_version(claimed) is not None)
         return claimed
 
     def _learn(self, batch: Batch, claimed: Claimed) -> None:
@@ -660,8 +682,11 @@ def _known(version: Version | None) -> Version:
     return version
 
 
-def _is_overtaken(claimed: Claimed) -> bool:
-    return claimed.failed is not None and "version" in claimed.failed
+def _newer_version(claimed: Claimed) -> Version | None:
+    """The version that the claim found, if it found another one than was decided on."""
+    if claimed.failed is None or claimed.failed.get("version") is None:
+        return None
+    return Version(claimed.failed["version"], UUID(claimed.failed["token"]))
 
 
 def _candidates(indexes: Indexes, leads: Iterable[Lead]) -> Iterable[Enrollment]:

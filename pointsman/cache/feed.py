@@ -38,6 +38,8 @@ BACKOFF_SECONDS = (0.1, 5.0)
 STALE_AFTER_SECONDS = 5.0
 VERIFY_SECONDS = 60.0
 """The cache is compared with the tables when its connection comes back, but not more often than this."""
+QUIET_SECONDS = 0.02
+"""How long a claim waits for changes that were notified of; mostly that is half a millisecond."""
 COMPARED_ROWS = 100_000
 """Changes that may come while the tables are read for a comparison; with more it is left for another time."""
 SLICE_ROWS = 1_000
@@ -81,6 +83,8 @@ class Cache:
         self._is_whole = False
         self._lock = asyncio.Lock()
         self._doorbell = asyncio.Event()
+        self._rung_at = float("-inf")
+        self._quiet = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._proven_at = float("-inf")
         self._is_connected = False
@@ -185,6 +189,8 @@ class Cache:
                 elif not changes or len(changes) == LOGGED_ROWS or not self._has(changes[-1].version):
                     continue  # somebody else has moved on meanwhile, and perhaps not as far
             self._proven_at = max(self._proven_at, asked_at)
+            if self.is_quiet:
+                self._quiet.set()
             await self._clear_away()
             return
 
@@ -349,7 +355,20 @@ class Cache:
         return connection
 
     def _ring(self, *_: object) -> None:
+        self._rung_at = time.monotonic()
+        self._quiet.clear()
         self._doorbell.set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everything that was notified of is applied."""
+        return self._proven_at >= self._rung_at
+
+    async def quiet(self) -> None:
+        """Wait for that, but not long: before it no claim could hold, but whoever listens may have gone silent."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_SECONDS):
+                await self._quiet.wait()
 
     async def _follow(self, listener: asyncpg.Connection) -> None:
         """Catch up at every ring and every poll, until something raises."""

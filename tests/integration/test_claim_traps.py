@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ import pytest
 
 from pointsman import Outcome, PointsmanError, Router
 from pointsman import router as router_module
+from pointsman.cache.feed import Cache
 from pointsman.errors import Busy, StoreUnavailable
 from pointsman.store import Store
 from tests.builders import (
@@ -226,8 +228,15 @@ async def test_caller_whose_tries_all_conflict_is_busy_and_its_transaction_goes_
     assert [] == await violations(connection)
 
 
-async def test_batches_shrink_while_configuration_overtakes_them_and_grow_again(
-    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("overtaken", "expected"),
+    [
+        (1, [20, 20, 20, 40, 40]),  # one of two abreast, which says nothing yet
+        (2, [20, 20, 20, 20, 10, 13, 17, 20, 20]),  # and again: the third try holds configuration still
+    ],
+)
+async def test_batches_shrink_while_configuration_overtakes_them_again_and_again_and_grow_again(
+    overtaken: int, expected: list[int], database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer, _ = await scene(connection)
     leads = [await make_lead(connection, offer) for _ in range(120)]
@@ -235,7 +244,7 @@ async def test_batches_shrink_while_configuration_overtakes_them_and_grow_again(
 
     async def overtaken_at_first(self: Store, on: asyncpg.Connection, arguments: Any) -> Any:
         sizes.append(len(arguments[7]))
-        if len(sizes) == 1:
+        if len(sizes) <= overtaken:
             await make_buyer(connection)
         return await claim(self, on, arguments)
 
@@ -243,7 +252,119 @@ async def test_batches_shrink_while_configuration_overtakes_them_and_grow_again(
     async with Router.open(database) as router:
         await router.route_many(leads[:40])
         await router.route_many(leads[40:])
-    assert [20, 20, 20, 10, 13, 17, 20, 20] == sizes  # two abreast, one of which is overtaken, then one by one
+    assert expected == sizes
+    assert [] == await violations(connection)
+
+
+async def test_what_configuration_alone_overtook_is_decided_again_without_another_reading(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, buyer = await scene(connection)
+    leads = await make_leads(connection, offer, 3)
+    claim, read, readings = Store.claim, Store.read_leads, list[int]()
+
+    async def paused_before(self: Store, *arguments: Any) -> Any:
+        await connection.execute("update buyers set status = 'paused' where id = $1", buyer)
+        return await claim(self, *arguments)
+
+    async def noted(self: Store, on: asyncpg.Connection, lead_ids: list[UUID]) -> Any:
+        readings.append(len(lead_ids))
+        return await read(self, on, lead_ids)
+
+    async with Router.open(database) as router:
+        monkeypatch.setattr(Store, "claim", paused_before)
+        monkeypatch.setattr(Store, "read_leads", noted)
+        assert {"no_route"} == set(kinds(await router.route_many(leads)))
+    assert [3] == readings
+    assert [] == await violations(connection)
+
+
+class Feed:
+    """A router's feed that hears of a change while leads are read, and asks what it is when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, change: Callable[[], Awaitable[object]]) -> None:
+        self.may_ask = asyncio.Event()
+        self.may_ask.set()
+        self.waits = 0
+        """How often a claim waited for it."""
+        self.failed: list[dict[str, Any] | None] = []
+        """What came of each claim."""
+        read, changes, claim = Store.read_leads, Store.changes, Store.claim
+        listen, quiet, ring = Store.listener, Cache.quiet, Cache._ring
+        rung = asyncio.Event()
+
+        async def listener(store: Store, *arguments: Any) -> Any:
+            self._listener = await listen(store, *arguments)
+            return self._listener
+
+        async def changed_meanwhile(store: Store, *arguments: Any) -> Any:
+            reading = await read(store, *arguments)
+            if not rung.is_set():
+                self.may_ask.clear()
+                await change()
+                await asyncio.wait_for(rung.wait(), 10)
+            return reading
+
+        async def asked(store: Store, on: asyncpg.Connection, *arguments: Any) -> Any:
+            if on is self._listener:
+                await self.may_ask.wait()
+            return await changes(store, on, *arguments)
+
+        async def waited_for(cache: Cache) -> None:
+            self.waits += 1
+            self.heard()
+            await quiet(cache)
+
+        async def noted(store: Store, *arguments: Any) -> Any:
+            claimed = await claim(store, *arguments)
+            self.failed.append(claimed.failed)
+            return claimed
+
+        def rings(cache: Cache, *arguments: object) -> None:
+            ring(cache, *arguments)
+            rung.set()
+
+        for owner, name, method in (
+            (Store, "listener", listener),
+            (Store, "read_leads", changed_meanwhile),
+            (Store, "changes", asked),
+            (Store, "claim", noted),
+            (Cache, "quiet", waited_for),
+            (Cache, "_ring", rings),
+        ):
+            monkeypatch.setattr(owner, name, method)
+
+    def heard(self) -> None:
+        """What happens when a claim begins to wait."""
+        self.may_ask.set()
+
+
+async def test_claim_waits_for_what_was_notified_of_since_it_could_not_hold(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, buyer = await scene(connection)
+    leads = await make_leads(connection, offer, 3)
+    feed = Feed(monkeypatch, lambda: connection.execute("update buyers set status = 'paused' where id = $1", buyer))
+    async with Router.open(database) as router:
+        assert {"no_route"} == set(kinds(await router.route_many(leads)))
+    assert (1, [None]) == (feed.waits, feed.failed)
+    assert [] == await violations(connection)
+
+
+async def test_claim_does_not_wait_for_a_listener_that_has_gone_silent(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, buyer = await scene(connection)
+    leads = await make_leads(connection, offer, 3)
+    feed = Feed(monkeypatch, lambda: connection.execute("update buyers set status = 'paused' where id = $1", buyer))
+    monkeypatch.setattr(feed, "heard", lambda: None)
+    async with Router.open(database) as router:
+        assert {"no_route"} == set(kinds(await router.route_many(leads)))
+        overtaken, settled = feed.failed  # it found out by itself
+        feed.may_ask.set()
+    assert overtaken is not None
+    assert "version" in overtaken
+    assert settled is None
     assert [] == await violations(connection)
 
 

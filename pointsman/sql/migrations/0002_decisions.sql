@@ -129,8 +129,8 @@ $$;
 --
 -- done: each lead's decision, 0 where a premise failed. repeated: when a no-route that is written already was decided, and
 -- with which flags.
--- used, positions: what was true before the batch, for k_ and r_. failed: null, or why: {"version": ...} and so on for the
--- whole batch, {"leads": {"1": "caps"}} lead by lead.
+-- used, positions: what was true before the batch, for k_ and r_. failed: null, or why: {"version": ..., "token": ...} that
+-- are there now and so on for the whole batch, {"leads": {"1": "caps"}} lead by lead.
 -- p_fence: a transaction id such that whatever claimed on an older configuration has a smaller one.
 -- Every look-up here is by key. Plans are made once (planning took longer than running), and never scan a table: one made
 -- while it was small would still be in use when it has grown.
@@ -235,7 +235,7 @@ begin
   -- 4. all locks are held: nothing that was committed before now may be missing from what the leads were decided on
   select version, token into v from pointsman.config_commit where version is not null order by version desc limit 1;
   if v.version is distinct from p_version or v.token is distinct from p_token then
-    failed := jsonb_build_object('version', v.version);
+    failed := jsonb_build_object('version', v.version, 'token', v.token);
   elsif pointsman.clock() - p_at > interval '5 seconds' then
     failed := jsonb_build_object('late', true);
   elsif coalesce(cardinality(used), 0) <> k_taken or coalesce(cardinality(positions), 0) <> r_taken then
