@@ -123,8 +123,8 @@ class Batch(State):
         "_earlier",
         "_fence",
         "_heads",
+        "_is_complete",
         "_known",
-        "_last",
         "_last_win",
         "_now",
         "_ranks",
@@ -154,7 +154,7 @@ class Batch(State):
         self._seen = seen
         self._known = known
         self.used, self.positions, self.crowded = seen.used, seen.positions, seen.crowded
-        self._last: Decision | None = None
+        self._is_complete = True
         self._last_win: dict[bytes, int] = {}
         self.served: dict[bytes, int] = {}
         self._served_before: dict[bytes, int] = {}
@@ -191,23 +191,20 @@ class Batch(State):
         """The enrollments in the order in which the claim was sent them."""
         return list(self._turns)
 
-    def add(self, decision: Decision) -> None:
-        """Put a decision, made on this state, at the end of the queue."""
-        self.decisions.append(decision)
-        self._enter(decision)
-
     def end(self, decision: Decision) -> None:
-        """The same of the last one: what it takes concerns nobody yet, and if it is alone mostly never does."""
+        """Put the last one at the end of the queue: what it takes concerns nobody yet, mostly never if it is alone."""
         self.decisions.append(decision)
-        self._last = decision
+        self._is_complete = False
 
     def complete(self) -> None:
         """Have the last decision in the books too: somebody is decided on them, or turns may move on meanwhile."""
-        if self._last is not None:
-            decision, self._last = self._last, None
-            self._enter(decision)
+        if not self._is_complete:
+            self._is_complete = True
+            self.add(self.decisions.pop())
 
-    def _enter(self, decision: Decision) -> None:
+    def add(self, decision: Decision) -> None:
+        """Put a decision, made on this state, at the end of the queue, and what it takes in the books."""
+        self.decisions.append(decision)
         lead = len(self.decisions)
         taken = len(decision.takes)
         for index, (cap, name) in enumerate(record.named(decision)):

@@ -366,6 +366,8 @@ class Cache:
 
     async def quiet(self) -> None:
         """Wait for that, but not long: before it no claim could hold, but whoever listens may have gone silent."""
+        if self.is_quiet:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(QUIET_SECONDS):
                 await self._quiet.wait()
