@@ -78,6 +78,7 @@ class Bench:
         """Do the parts of these names, all if there are none, each in the order below."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "loading": self._loading,  # a process that loads has done nothing before
+            "brief": self._brief,  # nor has the brief's service another world's indexes beside its own
             "path": self._path,
             "cold": self._cold,
             "hot": self._hot,
@@ -88,7 +89,6 @@ class Bench:
             "memory": self._memory,
             "engines": self._engines,
             "processes": self._processes,
-            "brief": self._brief,
             "worlds": self._worlds,
             "growth": self._growth,
         }

@@ -69,16 +69,16 @@ def _clocked(router: Router) -> Iterator[list[float]]:
 
 async def _note_processors(stage: Stage, name: str) -> None:
     ids = await stage.steady(8 * stage.count)
-    before, began = await _servers_nanoseconds(stage.connection), time.process_time_ns()
+    before, began = await servers_nanoseconds(stage.connection), time.process_time_ns()
     rate, _ = await at_once(stage.subjects[name].route, ids, 50)
     python = (time.process_time_ns() - began) / len(ids) / 1_000
-    postgres = (await _servers_nanoseconds(stage.connection) - before) / len(ids) / 1_000
+    postgres = (await servers_nanoseconds(stage.connection) - before) / len(ids) / 1_000
     stage.figures.note(TOGETHER, name, rate=rate, python=python, postgres=postgres)
     if name == OURS:
         stage.figures.note(TOGETHER, name, **{BOUND: 1e6 / postgres})
 
 
-async def _servers_nanoseconds(connection: asyncpg.Connection) -> int:
+async def servers_nanoseconds(connection: asyncpg.Connection) -> int:
     """For how long the database's sessions have run."""
     pids = await connection.fetch(
         "select pid from pg_stat_activity where datname = current_database() and backend_type = 'client backend'"

@@ -120,6 +120,8 @@ def _memory() -> Iterator[Goal]:
         for strategy, most in zip(STRATEGIES, bounds, strict=True):
             what = f"decision on 16 candidates, {strategy}, {kind} keys"
             yield Goal(what, ("decision, 16 candidates", strategy, kind), at_most=most, unit="µs")
+    finding = ("decision, 16 candidates", STRATEGIES[0], "finding")
+    yield Goal("of each cold one, finding the 16 candidates", finding, unit="µs")
     for name, most in (("any key", 50), ("a key with 10,000 buyers", 1_000)):
         yield Goal(f"one area changed under {name}", (ONE_AREA, name, "microseconds"), at_most=most, unit="µs")
 
@@ -148,6 +150,8 @@ def _http() -> Iterator[Goal]:
     for other, least in ((http.MODEL, 0.8), (http.UPDATE, 1.6)):
         keys = ((workload, name, "rate") for name in (OURS, other))
         yield Goal(f"HTTP, 50 connections, to {other}", *keys, at_least=least)
+    keys = ((workload, OURS, http.BOUND), (workload, http.MODEL, "rate"))
+    yield Goal(f"HTTP, 50 connections, if no processor ever paused, to {http.MODEL}", *keys)
     keys = ((http.HUNDRED, name, "p50") for name in ("HTTP", "route_many"))
     yield Goal("HTTP, 100 leads in a call, to `route_many`", *keys, at_most=2)
 
@@ -175,6 +179,8 @@ def _loading(figures: Figures) -> Iterator[Goal]:
         yield Goal(f"loading {rows}, longest stall", (configuration.LOADING, rows, "stall"), at_most=20, unit="ms")
     size = "100,000 buyers"
     yield Goal(f"loading {size} without the database", (FROM_MEMORY, size, "seconds"), at_most=1.5, unit="s")
+    least = (FROM_MEMORY, size, "least")
+    yield Goal(f"loading {size}: looking up areas' places and buyers and making enrollments alone", least, unit="s")
     yield Goal(f"indexes of {size}", ("size", size, "bytes_a_row"), at_most=60, unit="bytes a row")
     yield Goal(f"indexes of {size}, an area", ("size", size, "bytes_an_area"), at_most=60, unit="bytes")
     yield Goal(f"indexes of {size}, an enrollment", ("size", size, "bytes_an_enrollment"), unit="bytes")

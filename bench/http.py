@@ -2,13 +2,14 @@
 
 The load generator (`load.py`) is a process too, of ready-made bytes and raw sockets, so that it takes little of the
 processor that it shares; it sends each lead's id once. Since it does take some, the processor time that the server
-has for a call stands beside the calls a second.
+has for a call stands beside the calls a second, and what all three processes have, PostgreSQL being the third.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from uuid import UUID
 
 from bench.figures import percentiles
+from bench.floors import IS_LINUX, servers_nanoseconds
 from bench.workloads import OURS, Stage
 
 CONNECTIONS = (1, 10, 50)
@@ -24,6 +26,8 @@ HUNDRED = "100 leads in a call"
 BATCH, BATCHES = 100, 20
 HOST = "127.0.0.1"
 MODEL, UPDATE = "an endpoint that returns a model", "an endpoint with a guarded UPDATE"
+BOUND = "unpaused"
+"""Calls a second if all that they take of processors were spread over these evenly, and none ever waited."""
 FLOOR = "a bare ASGI application with `route()`"
 PATHS = {MODEL: "/model/{}", UPDATE: "/update/{}", FLOOR: "/{}", OURS: "/v1/leads/{}/route"}
 SPEED = {MODEL: 6_000, UPDATE: 3_500, FLOOR: 6_000, OURS: 6_000}
@@ -45,9 +49,14 @@ async def measure_http(stage: Stage, seconds: float) -> None:
                     ids = [UUID(int=place) for place in range(count)] if name == MODEL else await stage.steady(count)
                     calls = [_request(PATHS[name].format(lead_id)) for lead_id in ids]
                     before = await _processor(floor)
-                    rate, times = await _load(ports[name], calls, connections)
+                    servers = await servers_nanoseconds(stage.connection) if IS_LINUX else 0
+                    rate, times, generator = await _load(ports[name], calls, connections)
                     processor = (await _processor(floor) - before) / len(times) / 1_000
                     figures = {"rate": rate, "processor": processor, **percentiles(times)}
+                    if IS_LINUX:
+                        postgres = (await servers_nanoseconds(stage.connection) - servers) / len(times) / 1_000
+                        figures["everything"] = everything = processor + postgres + generator
+                        figures[BOUND] = (os.cpu_count() or 1) * 1e6 / everything
                     stage.figures.note(connections_name(connections), name, **figures)
             await _measure_batches(stage, ours, floor)
 
@@ -55,7 +64,7 @@ async def measure_http(stage: Stage, seconds: float) -> None:
 async def _measure_batches(stage: Stage, service: int, floor: int) -> None:
     """Milliseconds of 100 leads: of a call, and of `route_many` in the same process."""
     bodies = [json.dumps({"lead_ids": part}).encode() for part in await _parts(stage)]
-    _, times = await _load(service, [_request("/v1/leads/route", body) for body in bodies], 1)
+    _, times, _ = await _load(service, [_request("/v1/leads/route", body) for body in bodies], 1)
     stage.figures.note(HUNDRED, "HTTP", **percentiles(times))
     spans = [float(await _ask(floor, "/many", json.dumps(part).encode())) for part in await _parts(stage)]
     stage.figures.note(HUNDRED, "route_many", **percentiles(spans))
@@ -77,8 +86,8 @@ def _request(path: str, body: bytes = b"", connection: str = "keep-alive") -> by
     return "\r\n".join(lines).encode() + body
 
 
-async def _load(port: int, calls: Sequence[bytes], connections: int) -> tuple[float, list[float]]:
-    """Calls a second and the milliseconds of each, from a process of its own."""
+async def _load(port: int, calls: Sequence[bytes], connections: int) -> tuple[float, list[float], float]:
+    """Calls a second and the milliseconds of each, from a process of its own, and its microseconds of one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calls"
         path.write_bytes(b"".join(len(call).to_bytes(4, "big") + call for call in calls))
@@ -88,7 +97,7 @@ async def _load(port: int, calls: Sequence[bytes], connections: int) -> tuple[fl
         )
         answer, _ = await process.communicate()
     found = json.loads(answer)
-    return found["rate"], found["times"]
+    return found["rate"], found["times"], found["processor"]
 
 
 async def _processor(port: int) -> int:

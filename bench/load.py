@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import cast
 
 from bench.loops import run
@@ -70,11 +70,12 @@ async def main(host: str, port: int, connections: int, path: Path) -> None:
     loop = asyncio.get_running_loop()
     calls, times = read(path), list[float]()
     ended = [loop.create_future() for _ in range(connections)]
-    began = perf_counter()
+    began, spent = perf_counter(), process_time()
     for future in ended:
         await loop.create_connection(lambda future=future: Caller(calls, times, future), host, port)
     await asyncio.gather(*ended)
-    print(json.dumps({"rate": len(times) / (perf_counter() - began), "times": times}))
+    rate, processor = len(times) / (perf_counter() - began), (process_time() - spent) / len(times) * 1e6
+    print(json.dumps({"rate": rate, "times": times, "processor": processor}))
 
 
 if __name__ == "__main__":
