@@ -33,7 +33,7 @@ from pointsman.model import Lead, micros
 from pointsman.store import Version
 from pointsman.world import ServiceArea
 
-VERSION = Version(1, UUID(int=1))
+VERSION = Version(1, pgproto.UUID(UUID(int=1).bytes))  # as rows have it
 NOW = datetime(2026, 6, 10, 17, 0, tzinfo=UTC)
 STRATEGIES = ("priority", "rotation", "weighted")
 KEYS, FEWEST_KEYS = 1_000, 50
