@@ -25,10 +25,6 @@ _DOUBTED_AT_ONCE = 5_000
 """Counters: some two milliseconds."""
 _HOLDERS = itemgetter(slice(32)), itemgetter(slice(16))
 """What a counter's holder is if that is an enrollment, and if it is a buyer."""
-_BY_SLOT: tuple[Any, ...] = (None,) * 4
-_BY_KIND: tuple[Any, ...] = (None, None)
-_BY_LEVEL: tuple[Any, ...] = (None, None)
-"""Nothing for each `Slot`; for hours and days, which are its last bit; for enrollment and buyer, its first."""
 
 
 class Beliefs(State):
@@ -282,15 +278,19 @@ class Batch(State):
         head = self._heads[0] if self._heads else record.head(decision, *self.version)
         positions = [self._expected(enrollment.turn) for enrollment in compared]
         state = record.packed_state(list(zip(names, usage, strict=True)), positions)
-        limits, used = [*_BY_SLOT], [*_BY_SLOT]
-        opens, closes, changed = [*_BY_KIND], [*_BY_KIND], [*_BY_LEVEL]
-        for cap, count in zip(takes, usage, strict=False):
-            slot = cap.slot
-            limits[slot], used[slot] = cap.limit, count
-            opens[slot & 1], closes[slot & 1] = cap.window.opens, cap.window.closes
-            changed[slot >> 1] = cap.changed
         since = self._known.since
         is_new = any(since.get(cap.counter, -1) < cap.changed for cap in takes)
+        # by slot, whose last bit tells days from hours, and whose first the buyer's from the enrollment's
+        limits: list[int | None] = [None] * 4
+        used: list[int | None] = [None] * 4
+        opens: list[datetime | None] = [None] * 2
+        closes: list[datetime | None] = [None] * 2
+        changed: list[int | None] = [None] * 2
+        for cap, count in zip(takes, usage, strict=False):
+            slot, window = cap.slot, cap.window
+            limits[slot], used[slot] = cap.limit, count
+            opens[slot & 1], closes[slot & 1] = window.opens, window.closes if is_new else None
+            changed[slot >> 1] = cap.changed
         return [
             *self._basis(),
             *lead[:6],
@@ -304,7 +304,7 @@ class Batch(State):
             state,
             record.digest(head, state),
             *opens,
-            *(closes if is_new else _BY_KIND),
+            *closes,
             *changed,
             names[0] - takes[0].slot if takes else None,
             *limits,

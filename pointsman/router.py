@@ -131,7 +131,7 @@ class Router:
         """Have spans made of calls, and of what batches go through."""
         traced = tracing.traced
         vars(self).update(
-            route=traced("pointsman.route", self.route, tracing.tell_of_route),
+            route=traced("pointsman.route", tracing.told(self.route)),
             route_many=traced("pointsman.route_many", self.route_many),
             _read=traced("pointsman.read", self._read),
             _decide=traced("pointsman.decide", self._decide),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from inspect import iscoroutinefunction
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -25,39 +23,24 @@ def is_on() -> bool:
     )
 
 
-def traced(name: str, call: Call, tell: Callable[..., None] = lambda *_: None) -> Call:
-    """`call` within a span of its own; where there is no provider, `call` itself.
-
-    `tell` gets the span and the arguments before, and the span and what came of them afterwards.
-    """
+def traced(name: str, call: Call) -> Call:
+    """`call` within a span of its own; where there is no provider, `call` itself."""
     if not is_on():
         return call
-    start = trace.get_tracer("pointsman").start_as_current_span
-
-    @wraps(call)
-    def spanned(*arguments: Any, **options: Any) -> Any:
-        with start(name) as span:
-            tell(span, *arguments)
-            answer = call(*arguments, **options)
-            tell(span, answer)
-            return answer
-
-    @wraps(call)
-    async def spanned_wait(*arguments: Any, **options: Any) -> Any:
-        with start(name) as span:
-            tell(span, *arguments)
-            answer = await call(*arguments, **options)
-            tell(span, answer)
-            return answer
-
-    return spanned_wait if iscoroutinefunction(call) else spanned  # type: ignore[return-value]
+    spanned: Call = trace.get_tracer("pointsman").start_as_current_span(name)(call)
+    return spanned
 
 
-def tell_of_route(span: Any, what: UUID | str | Outcome) -> None:
-    """Put a lead's id on its span, or what came of it."""
-    if isinstance(what, Outcome):
-        span.set_attribute("pointsman.outcome", str(what.outcome))
-        if what.cause is not None:
-            span.set_attribute("pointsman.cause", str(what.cause))
-    else:
-        span.set_attribute("pointsman.lead_id", str(what))
+def told(route: Callable[..., Awaitable[Outcome]]) -> Callable[..., Awaitable[Outcome]]:
+    """`route`, with the lead and what came of it put on the span that it is called in."""
+
+    async def telling(lead_id: UUID | str, **options: Any) -> Outcome:
+        span = trace.get_current_span()
+        span.set_attribute("pointsman.lead_id", str(lead_id))
+        outcome = await route(lead_id, **options)
+        span.set_attribute("pointsman.outcome", str(outcome.outcome))
+        if outcome.cause is not None:
+            span.set_attribute("pointsman.cause", str(outcome.cause))
+        return outcome
+
+    return telling

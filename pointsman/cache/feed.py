@@ -39,7 +39,7 @@ STALE_AFTER_SECONDS = 5.0
 VERIFY_SECONDS = 60.0
 """The cache is compared with the tables when its connection comes back, but not more often than this."""
 QUIET_SECONDS = 0.02
-"""How long a claim waits for changes that were notified of; mostly that is half a millisecond."""
+"""How long claims wait for a change that was notified of; mostly that is half a millisecond."""
 COMPARED_ROWS = 100_000
 """Changes that may come while the tables are read for a comparison; with more it is left for another time."""
 SLICE_ROWS = 1_000
@@ -189,7 +189,7 @@ class Cache:
                 elif not changes or len(changes) == LOGGED_ROWS or not self._has(changes[-1].version):
                     continue  # somebody else has moved on meanwhile, and perhaps not as far
             self._proven_at = max(self._proven_at, asked_at)
-            if self.is_quiet:
+            if self._proven_at >= self._rung_at:
                 self._quiet.set()
             await self._clear_away()
             return
@@ -351,7 +351,7 @@ class Cache:
         except BaseException:
             connection.terminate()
             raise
-        connection.add_termination_listener(self._ring)
+        connection.add_termination_listener(self._wake)
         return connection
 
     def _ring(self, *_: object) -> None:
@@ -359,13 +359,16 @@ class Cache:
         self._quiet.clear()
         self._doorbell.set()
 
+    def _wake(self, *_: object) -> None:
+        self._doorbell.set()
+
     @property
     def is_quiet(self) -> bool:
-        """Whether everything that was notified of is applied."""
-        return self._proven_at >= self._rung_at
+        """Whether what was notified of is applied, or was so long ago that whoever asks for it may have gone silent."""
+        return self._proven_at >= self._rung_at or time.monotonic() - self._rung_at > QUIET_SECONDS
 
     async def quiet(self) -> None:
-        """Wait for that, but not long: before it no claim could hold, but whoever listens may have gone silent."""
+        """Wait for that: before it no claim could hold."""
         if self.is_quiet:
             return
         with suppress(TimeoutError):
