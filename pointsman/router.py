@@ -84,8 +84,8 @@ class _Conflict(Exception):
     """Something that the decision rested on moved; roll back and decide again."""
 
 
-class _Overtaken(NamedTuple):
-    """Leads that stand as they were read, and the version that was there when they were to be claimed."""
+class _Open(NamedTuple):
+    """Leads that can be routed, as they were read, and the config version that they are at the least decided on."""
 
     reading: Reading
     leads: list[Lead]
@@ -229,7 +229,7 @@ class Router:
         parted no further.
         """
         turn = turn or Turn()
-        waiting, lost, overtaken = lead_ids, 0, None
+        waiting, lost, overtaken = lead_ids, 0, None  # what was read, if configuration alone moved on
         while waiting and attempt <= PLAIN_TRIES:
             if attempt == PLAIN_TRIES and len(waiting) > LARGEST_HELD:
                 for first in range(0, len(waiting), LARGEST_HELD):
@@ -299,24 +299,20 @@ class Router:
         lead_ids: list[UUID],
         answers: dict[UUID, Answer],
         turn: Turn,
-        overtaken: _Overtaken | None,
+        overtaken: _Open | None,
         *,
         reread: bool,
-    ) -> tuple[list[UUID], _Overtaken | None]:
+    ) -> tuple[list[UUID], _Open | None]:
         """Read, decide, claim. The leads whose claim did not hold, with what was read if configuration alone moved on.
 
         What an overtaken try has read is read no more: the next claim proves it like any other.
         """
         claimed: Claimed | None = None
         async with self._store.connection() as connection:
-            if overtaken is None:
-                reading = await self._read(connection, lead_ids)
-                leads = _open_leads(lead_ids, reading, answers)
-                if not leads:
-                    return [], None
-                version = _known(reading.version)
-            else:
-                reading, leads, version = overtaken
+            found = overtaken or await self._open(connection, lead_ids, answers)
+            if found is None:
+                return [], None
+            reading, leads, version = found
             seen: State = self._beliefs
             if reread:
                 await self.cache.catch_up(connection)
@@ -342,7 +338,7 @@ class Router:
         if all(claimed.done):
             turn.end(batch)
         newer = _newer_version(claimed)
-        return _taken_up(batch, claimed, answers), None if newer is None else _Overtaken(reading, leads, newer)
+        return _taken_up(batch, claimed, answers), None if newer is None else found._replace(version=newer)
 
     async def _last_resort(
         self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer]
@@ -353,12 +349,11 @@ class Router:
         async with connection.transaction():
             await self._store.share_seal(connection)
             await self._store.lock_leads(connection, lead_ids)  # or what is held for them could be for other fields
-            reading = await self._read(connection, lead_ids)
-            leads = _open_leads(lead_ids, reading, settled)
-            if not leads:
+            found = await self._open(connection, lead_ids, settled)
+            if found is None:
                 answers.update(settled)
                 return []
-            version = _known(reading.version)
+            reading, leads, version = found
             indexes = await self.cache.at_least(version, connection)
             question = Question(_candidates(indexes, leads), micros(reading.now))
             held = await self._store.hold(
@@ -411,11 +406,10 @@ class Router:
         self, connection: Connection, lead_id: UUID, answers: dict[UUID, Answer], *, reread: bool
     ) -> bool:
         """One try in a savepoint; true if the claim did not hold."""
-        reading = await self._read(connection, [lead_id])
-        leads = _open_leads([lead_id], reading, answers)
-        if not leads:
+        found = await self._open(connection, [lead_id], answers)
+        if found is None:
             return False
-        version = _known(reading.version)
+        reading, leads, version = found
         seen: State = self._beliefs
         if reread:
             seen = await self._true_state(connection, leads, reading, version)
@@ -433,6 +427,14 @@ class Router:
         indexes = await self.cache.at_least(version, connection)
         question = Question(_candidates(indexes, leads), micros(reading.now))
         return question.answered(*await self._store.state(connection, question.arguments()))
+
+    async def _open(
+        self, connection: Connection, lead_ids: Sequence[UUID], answers: dict[UUID, Answer]
+    ) -> _Open | None:
+        """Read leads; what can be routed of them, None if nothing can; the others' state goes into `answers`."""
+        reading = await self._read(connection, lead_ids)
+        leads = _open_leads(lead_ids, reading, answers)
+        return _Open(reading, leads, _known(reading.version)) if leads else None
 
     async def _read(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
         since = perf_counter()
