@@ -12,7 +12,7 @@ import pointsman.migrate
 from pointsman import Router, replay
 from pointsman.engine import __version__
 from pointsman.migrate import Migration, migrate, migrations, required_version
-from tests.acceptance.processes import Process, add_leads, build_market, dealt, outcomes
+from tests.acceptance.processes import Process, add_leads, build_market, outcomes
 from tests.invariants import violations
 from tests.stage import another, served, until
 
@@ -47,8 +47,8 @@ async def test_three_releases_decide_as_one_while_the_schema_is_brought_to_the_n
 ) -> None:
     older, newer = releases.values()
     offers, buyers = await build_market(connection)
-    leads = await add_leads(connection, offers, 360)
-    first, second, third = dealt(leads, 3)
+    leads = await add_leads(connection, offers, 960)
+    first, second, third = leads[:720], leads[720:840], leads[840:]  # the first last longer than the migration takes
     try:
         assert "DatabaseUnfit: the router's tables are older" in await newer.ask("open", database)
         assert "done" == await older.ask("open", database)
@@ -73,10 +73,10 @@ async def test_three_releases_decide_as_one_while_the_schema_is_brought_to_the_n
     finally:
         await asyncio.gather(older.end(), newer.end())
     assert {"routed", "no_route"} >= set(outcomes(answers))
-    assert 360 == sum(map(len, answers)) + len(here)
+    assert 960 == sum(map(len, answers)) + len(here)
     decided = Counter(row["v"] for row in await connection.fetch("select engine_version as v from pointsman.decisions"))
-    assert {"0.0.9": 120, "99.0.0": 120, __version__: 120} == decided
+    assert {"0.0.9": 720, "99.0.0": 120, __version__: 120} == decided
     assert [] == await violations(connection)
     report = await replay.replay(database)
     assert (120, 0) == (report.same_version.equal, report.same_version.different)
-    assert (240, 0) == (report.other_version.equal, report.other_version.different)
+    assert (840, 0) == (report.other_version.equal, report.other_version.different)

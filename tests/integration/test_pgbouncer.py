@@ -167,7 +167,11 @@ async def test_pooler_without_prepared_statements_is_one_clear_error(
             return "DatabaseUnfit" in {kind for batch in answers for kind in kinds(batch)}
 
     try:
-        assert await fails() or await fails() or await fails()
+        for _ in range(20):  # it depends on who gets which of the pooler's servers
+            if await fails():
+                break
+        else:
+            pytest.fail("it worked, twenty times over")
     except DatabaseUnfit as error:  # it may come to light at once
         told = str(error)
         assert "prepared_statements=False" in told
