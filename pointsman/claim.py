@@ -263,13 +263,13 @@ class Batch(State):
     def alone(self, *, is_first: bool) -> list[Any] | None:
         """The arguments of `claim_one_1`; None where the batch is not one lead that this can claim.
 
-        Its winner was served before, or it has none and this is the lead's first decision, so that it repeats nothing.
+        It has a winner, or this is the lead's first decision, so that it repeats nothing.
         """
         if len(self.decisions) != 1:
             return None
         (decision,) = self.decisions
         winner, policy, lead = decision.winner, decision.policy, decision.lead
-        if not is_first if winner is None else winner.turn not in self._known.positions:
+        if winner is None and not is_first:
             return None
         takes, full, compared = decision.takes, decision.full, decision.compared
         named = record.named(decision)
@@ -310,6 +310,7 @@ class Batch(State):
             *limits,
             *used,
             is_new,
+            winner is not None and winner.turn not in self._known.positions,
             [cap.buyer_id for cap in full] or None,
             [cap.window.opens for cap in full] or None,
             names[len(takes) :] or None,
@@ -359,9 +360,12 @@ class Batch(State):
         return self._seen.positions.get(turn, 0) if served is None else served  # the latter: nobody compared it
 
     def _put_taken_first(self) -> None:
-        """Counters that leads count under, and enrollments that win, come before those that are only looked at."""
-        taken = [counter for counter in self._counters if counter in self._takes]
-        won = list(self._last_win)
+        """Counters that leads count under, and enrollments that win, come before those that are only looked at.
+
+        Both in the order of their keys in the database, in which the claim locks them.
+        """
+        taken = sorted(counter for counter in self._counters if counter in self._takes)
+        won = sorted(self._last_win)
         self.taken, self.won = len(taken), len(won)
         self._counters = {counter: self._counters[counter] for counter in taken} | self._counters
         self._turns = {turn: self._turns[turn] for turn in won} | self._turns

@@ -77,7 +77,7 @@ _CLAIM_OF_NOTHING: tuple[Any, ...] = (
 _CLAIM_OF_NOBODY: tuple[Any, ...] = (
     *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
     *([None] * 30),
-    *(False, *([None] * 8)),
+    *(False, False, *([None] * 8)),
 )
 """A claim of no lead, which changes nothing."""
 
@@ -631,11 +631,17 @@ async def _host_schema(connection: asyncpg.Connection, installation: str) -> str
 
 
 async def _prepare(connection: asyncpg.Connection, queries: dict[str, str]) -> None:
-    """Run the statements of a lead's way once, on no leads, so that no decision pays for preparing them."""
+    """Run the statements of a lead's way once, on no leads, so that no decision pays for preparing them.
+
+    What reads leads is planned here, by keys: a plan of which the server thinks well it keeps, and one that was made on
+    empty tables would read all of what they have become, until somebody analyses them.
+    """
     if await connection.fetchval("show default_transaction_isolation") != "read committed":
         await connection.execute("set default_transaction_isolation to 'read committed'")
-    await connection.fetch(queries["read_lead"], UUID(int=0))
-    await connection.fetch(queries["read_leads"], [])
+    async with connection.transaction():
+        await connection.execute("set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off")
+        await connection.fetch(queries["read_lead"], UUID(int=0))
+        await connection.fetch(queries["read_leads"], [])
     await connection.fetch(queries["changes"], 0, 0)
     await connection.fetch(queries["claim"], *_CLAIM_OF_NOTHING)
     await connection.fetch(queries["claim_one"], *_CLAIM_OF_NOBODY)

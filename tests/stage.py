@@ -141,6 +141,18 @@ async def waiting_for_a_lock(connection: asyncpg.Connection) -> int:
     return await until(blocked, "a wait for a lock")
 
 
+async def ended(connection: asyncpg.Connection) -> None:
+    """Wait until none of the router's sessions is left."""
+
+    async def gone() -> bool:
+        return not await connection.fetchval(
+            "select count(*) from pg_stat_activity"
+            " where datname = current_database() and application_name = 'pointsman'"
+        )
+
+    await until(gone, "the end of the router's sessions")
+
+
 async def end_sessions(connection: asyncpg.Connection, query_like: str = "%") -> int:
     """Terminate the router's sessions whose last statement is like this; how many."""
     return await connection.fetchval(

@@ -54,7 +54,7 @@ select done, repeated, repeated_flags, used, positions, failed from pointsman.cl
 -- name: claim_one
 select pointsman.claim_one_1(
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26,
-  $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46)
+  $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46, $47)
 
 -- name: share_seal
 -- The last resort: from here to the end of the transaction no configuration can commit, and the server ends a transaction
@@ -82,11 +82,15 @@ select
     select case when c.since >= k.changed then c.used else pointsman.counted(k.b, k.o, k.f, k.t) end
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
       with ordinality k(b, o, kind, f, t, changed, i)
-    left join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f)
+    left join lateral (
+      select c.used, c.since from pointsman.cap_usage c
+      where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f) offset 0) c on true
     order by k.i) as used,
   array(
     select coalesce(t.position, 0) from unnest($7::uuid[], $8::uuid[]) with ordinality r(b, o, i)
-    left join pointsman.rotation t on (t.buyer_id, t.offer_id) = (r.b, r.o) order by r.i) as positions
+    left join lateral (
+      select t.position from pointsman.rotation t where (t.buyer_id, t.offer_id) = (r.b, r.o) offset 0) t on true
+    order by r.i) as positions
 
 -- name: state_before
 -- Usage and positions as the decisions with ids smaller than $9 left them. Usage is null where decisions of the window may

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from typing import Any
 from uuid import UUID, uuid4
@@ -28,7 +28,7 @@ from tests.builders import (
     rules,
 )
 from tests.invariants import violations
-from tests.stage import NOBODY, another, follows, kinds, records, served, set_clock, waiting_for_a_lock, written
+from tests.stage import NOBODY, another, ended, follows, kinds, records, served, set_clock, waiting_for_a_lock, written
 
 NOON = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)  # a Wednesday in Chicago
 ROTATION = rules(strategy={"kind": "rotation"}, tie_breakers=["buyer_id"])
@@ -733,3 +733,62 @@ async def test_router_that_is_told_of_nothing_writes_nothing(database: str, conn
         assert [] == await router.route_many([])
         assert ["LeadNotFound"] == kinds(await router.route_many([uuid4()]))
     assert before == await written(connection)
+
+
+# where rows are looked for
+
+
+async def test_plans_that_were_made_on_empty_tables_look_up_by_key_when_these_have_grown(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    """Nobody analyses the tables here; a plan that goes through one would read thousands of rows for each lead."""
+    offer = await make_offer(connection)
+    caps = {"hourly_cap": 1_000, "daily_cap": 1_000}
+    for _ in range(10):
+        await make_candidate(connection, offer, **caps, enrollment=caps)
+    await make_policy(connection, rules=ROTATION)
+    tables = ["leads", "pointsman.decisions", "pointsman.cap_usage", "pointsman.rotation"]
+    for table in tables:
+        await connection.execute(f"alter table {table} set (autovacuum_enabled = off)")
+        await connection.execute(f"vacuum analyze {table}")
+    async with Router.open(database) as router:
+        leads = await make_leads(connection, offer, 900)
+        elsewhere = await make_leads(connection, offer, 100, market_id=uuid4())
+        for lead in leads[:20]:
+            await router.route(lead)
+        for start in range(20, 800, 20):
+            await router.route_many(leads[start : start + 20])
+        await router.route_many(elsewhere[:50])
+        for lead in (*leads[800:], *elsewhere):
+            await router.route(lead)
+        await set_clock(connection, datetime.now(UTC) + timedelta(days=2))  # all windows are new
+        await connection.execute("update leads set status = 'validated', buyer_id = null")
+        await router.route_many(leads[:50])
+        for lead in leads[50:100]:
+            await router.route(lead)
+    await ended(connection)  # what a session has read it says at its end
+    read = await connection.fetchval(
+        "select sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) from pg_stat_user_tables"
+        " where relid = any($1::regclass[])",
+        tables,
+    )
+    updated = len(leads) + len(elsewhere)  # by the test itself, which goes through all of them
+    assert 1_000 < read - updated < 10 * 1_150
+
+
+async def test_leads_in_partitions_are_routed_like_others(database: str, connection: asyncpg.Connection) -> None:
+    await connection.execute(
+        "alter table leads rename to plain; create table leads (like plain including all) partition by hash (id);"
+        "create table leads_0 partition of leads for values with (modulus 3, remainder 0);"
+        "create table leads_1 partition of leads for values with (modulus 3, remainder 1);"
+        "create table leads_2 partition of leads for values with (modulus 3, remainder 2)"
+    )
+    offer = await make_offer(connection)
+    for _ in range(3):
+        await make_candidate(connection, offer, daily_cap=10)
+    await make_policy(connection, rules=ROTATION)
+    leads = await make_leads(connection, offer, 40)
+    async with Router.open(database) as router:
+        assert ["routed"] * 25 == kinds(await router.route_many(leads[:25]))
+        assert ["routed"] * 5 + ["no_route"] * 10 == [(await router.route(lead)).outcome for lead in leads[25:]]
+    assert [] == await violations(connection)

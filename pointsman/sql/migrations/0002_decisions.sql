@@ -96,13 +96,15 @@ begin
   return state;
 end $$;
 
--- How many leads a holder got in [p_from, p_to), counted from the decisions.
+-- How many leads a holder got in [p_from, p_to), counted from the decisions. Not in SQL, which would be planned at each call.
 create function pointsman.counted(p_buyer uuid, p_offer uuid, p_from timestamptz, p_to timestamptz) returns int
-language sql stable as $$
-  select count(*)::int from pointsman.decisions d
-  where d.buyer_id = p_buyer and d.decided_at >= p_from and d.decided_at < p_to
-    and (p_offer = '00000000-0000-0000-0000-000000000000' or d.offer_id = p_offer)
-$$;
+language plpgsql stable set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+begin
+  return (
+    select count(*) from pointsman.decisions d
+    where d.buyer_id = p_buyer and d.decided_at >= p_from and d.decided_at < p_to
+      and (p_offer = '00000000-0000-0000-0000-000000000000' or d.offer_id = p_offer));
+end $$;
 
 -- Claim a batch of decisions: lock what they rest on, prove it, write all of a lead's rows or none of them.
 --
@@ -117,13 +119,13 @@ $$;
 -- Arrays by what they describe, indexes from 1:
 -- l_ leads in queue order. l_buyer null: nobody. l_winner: the winner's place in r_, 0 for nobody. l_head: engine/record.py.
 --    l_uses, l_compares: where what the lead says ends in u_ and c_, which are in the order of leads.
--- k_ distinct counters: first the k_taken that leads count under, then those only believed full. k_new: this router has
---    never seen the row. k_changed: the config version at which the holder's caps or zone last changed. k_need: how many
---    leads of the batch count under it.
+-- k_ distinct counters: first the k_taken that leads count under, in the order of their keys, then those only believed full.
+--    k_new: this router has never seen the row. k_changed: the config version at which the holder's caps or zone last changed.
+--    k_need: how many leads of the batch count under it.
 -- u_ what a lead says of a counter: u_counter: its place in k_, negative where it is believed full, else the lead counts
 --    under it. u_ahead: how many earlier leads of the batch count under it. u_name: how the record names it.
--- r_ distinct enrollments whose turn matters: first the r_taken that win, then those only compared with. r_position: where
---    they are believed to stand. r_new: this router has never seen the row.
+-- r_ distinct enrollments whose turn matters: first the r_taken that win, in the order of their keys, then those only compared
+--    with. r_position: where they are believed to stand. r_new: this router has never seen the row.
 -- c_ what a lead says of an enrollment that it compared: c_entry: its place in r_, negative for the winner. c_after: the
 --    last earlier lead of the batch that wins it, 0 for none.
 --
@@ -132,8 +134,10 @@ $$;
 -- used, positions: what was true before the batch, for k_ and r_. failed: null, or why: {"version": ..., "token": ...} that
 -- are there now and so on for the whole batch, {"leads": {"1": "caps"}} lead by lead.
 -- p_fence: a transaction id such that whatever claimed on an older configuration has a smaller one.
--- Every look-up here is by key. Plans are made once (planning took longer than running), and never scan a table: one made
--- while it was small would still be in use when it has grown.
+-- Plans are made once (planning took longer than running), perhaps while the tables were still small, and must not go
+-- through all of a table that has grown since. So every look-up is by key, one row after another (lateral, offset 0: else the
+-- table might be gone through, and the rows that are wanted be searched for each of its own), and what was locked is written
+-- to by its place (ctid), which nobody else can change; with its tableoid where the host may have partitions.
 create function pointsman.claim_1(
   p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
   l_id uuid[], l_offer uuid[], l_vertical uuid[], l_market uuid[], l_postal_code text[], l_city text[], l_outcome text[],
@@ -150,7 +154,11 @@ language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cach
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';
   n constant int := cardinality(l_id);
-  locked uuid[];
+  l_row tid[];
+  l_table oid[];
+  locked int;
+  k_row tid[];
+  r_row tid[];
   stale bool := false;
   stale_buyers uuid[];
   gates uuid[];
@@ -172,34 +180,35 @@ begin
   end if;
 
   -- 1. the leads as they were read; distinct, so that a lead that comes twice does not pass for two
-  select array_agg(distinct q.id) into locked from (
-    select l.id from unnest(l_id, l_offer, l_vertical, l_market, l_postal_code, l_city) x(id, o, v, m, p, c)
-    join @host@.leads l on l.id = x.id
-    where l.status = 'validated' and l.buyer_id is null
-      and l.offer_id is not distinct from x.o and l.vertical_id is not distinct from x.v
-      and l.market_id is not distinct from x.m
-      and l.postal_code::text is not distinct from x.p and l.city::text is not distinct from x.c
-    order by l.id for no key update of l) q;
+  select array_agg(q.place), array_agg(q.part), count(distinct q.id) into l_row, l_table, locked from (
+    select l.* from (
+        select * from unnest(l_id, l_offer, l_vertical, l_market, l_postal_code, l_city) with ordinality x(id, o, v, m, p, c, i)
+        order by x.id offset 0) x
+      left join lateral (
+        select l.id, l.ctid as place, l.tableoid as part from @host@.leads l
+        where l.id = x.id and l.status = 'validated' and l.buyer_id is null
+          and l.offer_id is not distinct from x.o and l.vertical_id is not distinct from x.v
+          and l.market_id is not distinct from x.m
+          and l.postal_code::text is not distinct from x.p and l.city::text is not distinct from x.c
+        offset 0 for no key update) l on true
+      order by x.i) q;
 
   -- 2. counters: missing rows first (all inserts before all locks, or two routers could wait for each other)
   if true = any(k_new[:k_taken]) then
     insert into pointsman.cap_usage (buyer_id, offer_id, kind, window_start)
       select k.b, k.o, k.t, k.f
       from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken], k_new[:k_taken]) k(b, o, t, f, new)
-      where k.new and not exists (
-        select from pointsman.cap_usage c where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f))
-      order by 1, 2, 3, 4 on conflict do nothing;
+      where k.new order by 1, 2, 3, 4 on conflict do nothing;
   end if;
   if k_taken > 0 then
-    select array_agg(q.used order by q.i), coalesce(bool_or(q.since < q.changed), false),
-           array_agg(q.b) filter (where q.since < q.changed)
-      into used, stale, stale_buyers
-      from (
-        select k.i, k.b, k.changed, c.used, c.since
-        from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken], k_changed[:k_taken])
-          with ordinality k(b, o, t, f, changed, i)
-        join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f)
-        order by c.buyer_id, c.offer_id, c.kind, c.window_start for no key update of c) q;
+    select array_agg(c.used), array_agg(c.place), coalesce(bool_or(c.since < k.changed), false),
+           array_agg(k.b) filter (where c.since < k.changed)
+      into used, k_row, stale, stale_buyers
+      from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken], k_changed[:k_taken])
+        k(b, o, t, f, changed)
+      cross join lateral (
+        select c.used, c.since, c.ctid as place from pointsman.cap_usage c
+        where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) offset 0 for no key update) c;
   end if;
 
   -- 3. turns. A claim on an older config version may still be on its way to commit without having touched a counter that
@@ -219,17 +228,19 @@ begin
     insert into pointsman.rotation (buyer_id, offer_id)
       select r.b, r.o from unnest(r_buyer[:r_taken], r_offer[:r_taken], r_new[:r_taken]) r(b, o, new)
       where r.new order by 1, 2 on conflict do nothing;
-    perform from pointsman.rotation t
-      where (t.buyer_id, t.offer_id) in (
-        select * from unnest(r_buyer[:r_taken], r_offer[:r_taken])
-        union select o.buyer_id, o.offer_id from pointsman.rotation o where o.buyer_id = any(stale_buyers))
-      order by t.buyer_id, t.offer_id for no key update;
+    perform from (
+        select * from unnest(r_buyer[:r_taken], r_offer[:r_taken]) r(b, o)
+        union select o.buyer_id, o.offer_id from pointsman.rotation o where o.buyer_id = any(stale_buyers)
+        order by 1, 2 offset 0) r
+      cross join lateral (
+        select from pointsman.rotation t where (t.buyer_id, t.offer_id) = (r.b, r.o) offset 0 for no key update) t;
   end if;
   if r_taken > 0 then
-    select array_agg(q.position order by q.i) into positions from (
-      select r.i, t.position from unnest(r_buyer[:r_taken], r_offer[:r_taken]) with ordinality r(b, o, i)
-      join pointsman.rotation t on (t.buyer_id, t.offer_id) = (r.b, r.o)
-      order by t.buyer_id, t.offer_id for no key update of t) q;
+    select array_agg(t.position), array_agg(t.place) into positions, r_row
+      from unnest(r_buyer[:r_taken], r_offer[:r_taken]) r(b, o)
+      cross join lateral (
+        select t.position, t.ctid as place from pointsman.rotation t
+        where (t.buyer_id, t.offer_id) = (r.b, r.o) offset 0 for no key update) t;
   end if;
 
   -- 4. all locks are held: nothing that was committed before now may be missing from what the leads were decided on
@@ -248,13 +259,14 @@ begin
 
   if stale then
     update pointsman.cap_usage c set since = p_version, used = pointsman.counted(k.b, k.o, k.f, k.t)
-      from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken], k_to[:k_taken], k_changed[:k_taken])
-        k(b, o, kind, f, t, changed)
-      where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f) and c.since < k.changed;
-    used := array(
-      select c.used from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken])
-        with ordinality k(b, o, t, f, i)
-      join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) order by k.i);
+      from unnest(k_row, k_buyer[:k_taken], k_offer[:k_taken], k_from[:k_taken], k_to[:k_taken], k_changed[:k_taken])
+        k(place, b, o, f, t, changed)
+      where c.ctid = k.place and c.since < k.changed;
+    select array_agg(c.used), array_agg(c.place) into used, k_row
+      from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken]) k(b, o, t, f)
+      cross join lateral (
+        select c.used, c.ctid as place from pointsman.cap_usage c
+        where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) offset 0) c;
   end if;
   -- what is only looked at needs no lock; a counter that is missing, or was not always counted, is counted unless it is full
   if cardinality(k_buyer) > k_taken then
@@ -262,13 +274,17 @@ begin
       select case when c.used >= k.cap or c.since >= k.changed then c.used else pointsman.counted(k.b, k.o, k.f, k.t) end
       from unnest(k_buyer[k_taken+1:], k_offer[k_taken+1:], k_kind[k_taken+1:], k_from[k_taken+1:], k_to[k_taken+1:],
                   k_cap[k_taken+1:], k_changed[k_taken+1:]) with ordinality k(b, o, kind, f, t, cap, changed, i)
-      left join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f)
+      left join lateral (
+        select c.used, c.since from pointsman.cap_usage c
+        where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f) offset 0) c on true
       order by k.i);
   end if;
   if cardinality(r_buyer) > r_taken then
     positions := positions || array(
       select coalesce(t.position, 0) from unnest(r_buyer[r_taken+1:], r_offer[r_taken+1:]) with ordinality r(b, o, i)
-      left join pointsman.rotation t on (t.buyer_id, t.offer_id) = (r.b, r.o) order by r.i);
+      left join lateral (
+        select t.position from pointsman.rotation t where (t.buyer_id, t.offer_id) = (r.b, r.o) offset 0) t on true
+      order by r.i);
   end if;
 
   -- a no-route that the lead's last row says already is not written again
@@ -290,7 +306,7 @@ begin
   end if;
 
   -- 5. the premises at one glance: room for all, the full are full, winners stand where they stood, rivals not further ahead
-  if cardinality(locked) = n
+  if locked = n
     and not exists (select from unnest(used[:k_taken], k_need, k_cap[:k_taken]) k(used, need, cap) where k.used + k.need > k.cap)
     and not exists (
       select from unnest(u_counter, u_ahead) u(k, ahead) where u.k < 0 and used[-u.k] + u.ahead < k_cap[-u.k])
@@ -310,7 +326,7 @@ begin
       select l.status::text as status, l.buyer_id into lead from @host@.leads l where l.id = l_id[i];
       why := case
         when lead.buyer_id is not null or lead.status is distinct from 'validated' then 'settled'
-        when l_id[i] = any(locked) is not true or l_id[i] = any(l_id[:i-1]) then 'lead_changed'
+        when l_row[i] is null or l_id[i] = any(l_id[:i-1]) then 'lead_changed'
         -- it assumed the outcome of an earlier lead that did not come true
         when coalesce(l_offer[i], zero) = any(broken) then 'after'
         when exists (
@@ -344,19 +360,19 @@ begin
 
   -- 7. all of a lead's writes, or none
   update @host@.leads l set status = 'routed', buyer_id = x.b, routed_at = p_at
-    from unnest(l_id, l_buyer, done) x(id, b, d) where l.id = x.id and x.d > 0 and x.b is not null;
+    from unnest(l_row, l_table, l_buyer, done) x(place, part, b, d)
+    where l.ctid = x.place and l.tableoid = x.part and x.d > 0 and x.b is not null;
   get diagnostics j = row_count;
   if j <> (select count(*) from unnest(l_buyer, done) x(b, d) where x.d > 0 and x.b is not null) then
     raise exception 'a trigger keeps leads from being assigned';
   end if;
   update pointsman.cap_usage c set used = c.used + k.need
-    from unnest(k_buyer[:k_taken], k_offer[:k_taken], k_kind[:k_taken], k_from[:k_taken], k_need[:k_taken]) k(b, o, t, f, need)
-    where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) and k.need > 0;
+    from unnest(k_row, k_need) k(place, need) where c.ctid = k.place and k.need > 0;
   update pointsman.rotation t set position = r.position
     from (
-      select r_buyer[x.r] b, r_offer[x.r] o, max(x.d) position
+      select r_row[x.r] as place, max(x.d) as position
       from unnest(l_winner, done) x(r, d) where x.r > 0 and x.d > 0 group by x.r) r
-    where (t.buyer_id, t.offer_id) = (r.b, r.o);
+    where t.ctid = r.place;
   insert into pointsman.decisions (
       id, decided_at, config_version, lead_id, offer_id, vertical_id, market_id, buyer_id, policy_id, policy_version, attempt,
       outcome, cause, flags, postal_code, city, engine_version, tzdata_version, unicode_version, state, digest)
@@ -389,16 +405,18 @@ language plpgsql volatile set lock_timeout = '150ms' set jit = off set enable_se
 #variable_conflict use_column
 declare
   zero constant uuid := '00000000-0000-0000-0000-000000000000';
+  k_row tid[];
 begin
   perform from @host@.leads l where l.id = any(p_leads) order by l.id for no key update;
   insert into pointsman.cap_usage (buyer_id, offer_id, kind, window_start)
-    select k.b, k.o, k.t, k.f from unnest(k_buyer, k_offer, k_kind, k_from) k(b, o, t, f)
-    where not exists (
-      select from pointsman.cap_usage c where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f))
-    order by 1, 2, 3, 4 on conflict do nothing;
-  perform from pointsman.cap_usage c
-    where (c.buyer_id, c.offer_id, c.kind, c.window_start) in (select * from unnest(k_buyer, k_offer, k_kind, k_from))
-    order by c.buyer_id, c.offer_id, c.kind, c.window_start for no key update;
+    select * from unnest(k_buyer, k_offer, k_kind, k_from) order by 1, 2, 3, 4 on conflict do nothing;
+  select array_agg(c.place order by k.i) into k_row
+    from (
+      select * from unnest(k_buyer, k_offer, k_kind, k_from) with ordinality k(b, o, t, f, i)
+      order by k.b, k.o, k.t, k.f offset 0) k
+    cross join lateral (
+      select c.ctid as place from pointsman.cap_usage c
+      where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) offset 0 for no key update) c;
   insert into pointsman.rotation (buyer_id, offer_id)
     select distinct b, zero from unnest(r_buyer) b order by b on conflict do nothing;
   perform from pointsman.rotation t where t.buyer_id = any(r_buyer) and t.offer_id = zero order by t.buyer_id for no key update;
@@ -406,12 +424,15 @@ begin
     select r.b, r.o from unnest(r_buyer, r_offer) r(b, o) order by 1, 2 on conflict do nothing;
   perform from pointsman.rotation t where t.buyer_id = any(r_buyer) order by t.buyer_id, t.offer_id for no key update;
   update pointsman.cap_usage c set since = p_version, used = pointsman.counted(k.b, k.o, k.f, k.t)
-    from unnest(k_buyer, k_offer, k_kind, k_from, k_to, k_changed) k(b, o, kind, f, t, changed)
-    where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f) and c.since < k.changed;
+    from unnest(k_row, k_buyer, k_offer, k_from, k_to, k_changed) k(place, b, o, f, t, changed)
+    where c.ctid = k.place and c.since < k.changed;
   used := array(
     select c.used from unnest(k_buyer, k_offer, k_kind, k_from) with ordinality k(b, o, t, f, i)
-    join pointsman.cap_usage c on (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) order by k.i);
+    cross join lateral (
+      select c.used from pointsman.cap_usage c
+      where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) offset 0) c order by k.i);
   positions := array(
     select t.position from unnest(r_buyer, r_offer) with ordinality r(b, o, i)
-    join pointsman.rotation t on (t.buyer_id, t.offer_id) = (r.b, r.o) order by r.i);
+    cross join lateral (
+      select t.position from pointsman.rotation t where (t.buyer_id, t.offer_id) = (r.b, r.o) offset 0) t order by r.i);
 end $$;

@@ -5,8 +5,9 @@
 -- p_buyer null: nobody. p_hour, p_day: the windows; p_hour_end, p_day_end are needed with is_new alone. e_ the enrollment's
 -- own, b_ the buyer's: caps (null: none is set), how many leads they are believed to have counted, and when caps or zone last
 -- changed. p_place: how the record names the first of the winner's counters. is_new: one of them may be missing, or has to be
--- counted anew. p_fence: as there. f_ counters that are believed full, v_ enrollments in the offer whose positions were
--- compared, the winner included; p_position: where the winner is believed to stand; null where there are none.
+-- counted anew. is_first: so may the winner's turn. p_fence: as there. f_ counters that are believed full, v_ enrollments in
+-- the offer whose positions were compared, the winner included; p_position: where the winner is believed to stand; null where
+-- there are none.
 -- p_state, p_digest: the record's, if all is as believed (engine/record.py): setting up the expressions that make a state,
 -- which a batch does once, would cost a lone lead some 50 microseconds.
 --
@@ -19,7 +20,7 @@ create function pointsman.claim_one_1(
   p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_state bytea, p_digest bytea,
   p_hour timestamptz, p_day timestamptz, p_hour_end timestamptz, p_day_end timestamptz, e_changed bigint, b_changed bigint,
   p_place int, e_hourly bigint, e_daily bigint, b_hourly bigint, b_daily bigint,
-  e_hourly_used int, e_daily_used int, b_hourly_used int, b_daily_used int, is_new bool,
+  e_hourly_used int, e_daily_used int, b_hourly_used int, b_daily_used int, is_new bool, is_first bool,
   f_buyer uuid[], f_from timestamptz[], f_name int[], f_cap bigint[], f_used int[],
   p_position bigint, v_buyer uuid[], v_position bigint[])
 returns bigint[]
@@ -30,6 +31,7 @@ declare
   k_offer uuid[];
   k_kind text[];
   k_from timestamptz[];
+  k_row tid[];
   b_daily_had int;
   b_hourly_had int;
   e_daily_had int;
@@ -63,11 +65,12 @@ begin
                        (3, e_daily, p_offer, 'day', p_day), (4, e_hourly, p_offer, 'hour', p_hour)) k(i, cap, o, t, f)
           where k.cap is not null;
         insert into pointsman.cap_usage (buyer_id, offer_id, kind, window_start)
-          select p_buyer, k.o, k.t, k.f from unnest(k_offer, k_kind, k_from) k(o, t, f) order by 2, 3, 4 on conflict do nothing;
-        perform from pointsman.cap_usage c
-          where (c.buyer_id, c.offer_id, c.kind, c.window_start) in (
-            select p_buyer, k.o, k.t, k.f from unnest(k_offer, k_kind, k_from) k(o, t, f))
-          order by c.buyer_id, c.offer_id, c.kind, c.window_start for no key update;
+          select p_buyer, k.o, k.t, k.f from unnest(k_offer, k_kind, k_from) k(o, t, f) on conflict do nothing;
+        select array_agg(c.place) into k_row
+          from unnest(k_offer, k_kind, k_from) k(o, t, f)
+          cross join lateral (
+            select c.ctid as place from pointsman.cap_usage c
+            where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.t, k.f) offset 0 for no key update) c;
         if pg_snapshot_xmin(pg_current_snapshot())::text::bigint < p_fence then
           -- claims on an older configuration may be under way that count under none of these; they hold their turns
           insert into pointsman.rotation (buyer_id, offer_id) values (p_buyer, zero) on conflict do nothing;
@@ -75,11 +78,10 @@ begin
           perform from pointsman.rotation t where t.buyer_id = p_buyer order by t.offer_id for no key update;
         end if;
         update pointsman.cap_usage c set
-            since = case when c.offer_id = zero then b_changed else e_changed end,
-            used = pointsman.counted(p_buyer, c.offer_id, c.window_start, case c.kind when 'day' then p_day_end else p_hour_end end)
-          from unnest(k_offer, k_kind, k_from) k(o, t, f)
-          where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (p_buyer, k.o, k.t, k.f)
-            and c.since < case when c.offer_id = zero then b_changed else e_changed end;
+            since = case when k.o = zero then b_changed else e_changed end,
+            used = pointsman.counted(p_buyer, k.o, k.f, case k.t when 'day' then p_day_end else p_hour_end end)
+          from unnest(k_row, k_offer, k_kind, k_from) k(place, o, t, f)
+          where c.ctid = k.place and c.since < case when k.o = zero then b_changed else e_changed end;
       end if;
       if b_daily is not null then
         update pointsman.cap_usage c set used = c.used + 1
@@ -108,6 +110,11 @@ begin
             and c.used < e_hourly and c.since >= e_changed
           returning c.used - 1 into e_hourly_had;
         exit premises when e_hourly_had is null;
+      end if;
+      if is_first then
+        insert into pointsman.rotation (buyer_id, offer_id) values (p_buyer, zero) on conflict do nothing;
+        perform from pointsman.rotation t where t.buyer_id = p_buyer and t.offer_id = zero for no key update;
+        insert into pointsman.rotation (buyer_id, offer_id) values (p_buyer, p_offer) on conflict do nothing;
       end if;
       perform from pointsman.rotation t
         where t.buyer_id = p_buyer and t.offer_id = p_offer and (p_position is null or t.position = p_position)
