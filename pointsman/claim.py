@@ -172,10 +172,12 @@ class Batch(State):
         self._heads: list[bytes] = []
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
-        position, rank = self.positions.get, self._ranks.get
-        return [
-            position(enrollment.turn, 0) if (last := rank(enrollment.turn)) is None else last for enrollment in compared
-        ]
+        positions, ranks = super().positions_of(compared), self._ranks
+        if ranks:
+            for place, enrollment in enumerate(compared):
+                if (last := ranks.get(enrollment.turn)) is not None:
+                    positions[place] = last
+        return positions
 
     @property
     def caps(self) -> Iterable[Cap]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
+from operator import attrgetter, itemgetter
+from typing import Any
 from uuid import UUID
 
 from pyroaring import BitMap
@@ -17,29 +18,41 @@ from pointsman.model import Lead
 
 _SCOPES = ("postal_code", "city", "market")
 
-_NOTHING = BitMap()
 _BY_BUYER = attrgetter("turn")  # within an offer
 _REMEMBERED_PLACES = 1_000
 """Of leads, a market: few enough to be forgotten in microseconds when the market changes."""
 
 
 class Cell:
-    """What an offer has in a market: its enrollments by the market's numbers."""
+    """What an offer has in a market: its enrollments in the order of the market's numbers, and the set of these."""
 
-    __slots__ = ("enrolled", "rows")
+    __slots__ = ("_rows", "enrolled")
 
     def __init__(self, rows: Mapping[int, Enrollment]) -> None:
         self.enrolled = BitMap(rows)
-        # in the order of numbers, and these made anew: so who is looked up together lies together in memory
-        self.rows = {number: rows[number] for number in self.enrolled}
+        self._rows: list[Any] = [None, *(rows[number] for number in self.enrolled)]  # by rank, which counts from 1
 
     def put(self, number: int, enrollment: Enrollment) -> None:
-        self.enrolled.add(number)
-        self.rows[number] = enrollment
+        rank = self.enrolled.rank(number)
+        if number in self.enrolled:
+            self._rows[rank] = enrollment
+        else:
+            self.enrolled.add(number)
+            self._rows.insert(rank + 1, enrollment)
 
     def drop(self, number: int) -> None:
-        self.enrolled.discard(number)
-        self.rows.pop(number, None)
+        if number in self.enrolled:
+            del self._rows[self.enrolled.rank(number)]
+            self.enrolled.remove(number)
+
+    def those(self, numbers: BitMap) -> tuple[Enrollment, ...]:
+        """The enrollments with these numbers, which are here, in their order.
+
+        In one loop in C: then what it waits for in memory comes side by side.
+        """
+        ranks = [*map(self.enrolled.rank, numbers)]
+        rows = self._rows
+        return itemgetter(*ranks)(rows) if len(ranks) > 1 else tuple([rows[rank] for rank in ranks])
 
 
 class Market:
@@ -128,12 +141,11 @@ class Market:
 
     def covering(self, lead: Lead, cell: Cell) -> tuple[Enrollment, ...]:
         """The enrollments in a cell of buyers with an area that holds the lead, in order of buyers."""
-        numbers = list(self._holding(geo.postal_code(lead.postal_code), geo.city(lead.city)) & cell.enrolled)
-        rows = cell.rows
-        found = [rows[number] for number in numbers]
-        if numbers and numbers[-1] >= self.ordered:
-            found.sort(key=_BY_BUYER)
-        return tuple(found)
+        numbers = self._holding(geo.postal_code(lead.postal_code), geo.city(lead.city), cell.enrolled)
+        found = cell.those(numbers)
+        if self.ordered < len(self.counts["market"]) and numbers and numbers.max() >= self.ordered:
+            found = tuple(sorted(found, key=_BY_BUYER))
+        return found
 
     def remember(self, lead: Lead, found: tuple[Enrollment, ...]) -> None:
         """Answer with these whenever a lead comes from the same place, until something changes here."""
@@ -146,13 +158,13 @@ class Market:
         number = self.numbers.get(buyer)
         return frozenset() if number is None else frozenset(s for s, counts in self.counts.items() if counts[number])
 
-    def _holding(self, postal_code: str | None, city: str | None) -> BitMap:
-        """The numbers of the buyers with an area that holds a lead."""
+    def _holding(self, postal_code: str | None, city: str | None, of: BitMap) -> BitMap:
+        """The numbers of those buyers out of `of` with an area that holds a lead."""
         places = self.places
         everywhere = places["market"].get(None)
-        found = _NOTHING if everywhere is None else everywhere.holders
+        found = BitMap() if everywhere is None else everywhere.holders & of
         if city is not None and (place := places["city"].get(city)):
-            found = found | place.holders
+            found |= place.holders & of
         if postal_code is not None and (place := places["postal_code"].get(postal_code)):
-            found = found | place.holders
+            found |= place.holders & of
         return found

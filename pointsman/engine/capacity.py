@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -89,9 +90,17 @@ class State:
         return self.positions_of((enrollment,))[0]
 
     def positions_of(self, compared: Sequence[Enrollment]) -> list[int]:
-        """The positions of all whose turns are compared, asked for at once."""
-        position = self.positions.get
-        return [position(enrollment.turn, 0) for enrollment in compared]
+        """The positions of all whose turns are compared, asked for at once.
+
+        In one loop in C, as long as all have been served: then what it waits for in memory comes side by side.
+        """
+        turns, positions = [enrollment.turn for enrollment in compared], self.positions
+        if len(turns) > 1:
+            try:
+                return list(itemgetter(*turns)(positions))
+            except KeyError:
+                pass
+        return [positions.get(turn, 0) for turn in turns]
 
 
 def caps(enrollment: Enrollment, at: int) -> tuple[Cap, ...]:

@@ -61,7 +61,11 @@ class Search:
         those, crowded = self._open(those), self._state.crowded
         if crowded is None:
             return [enrollment for enrollment in those if self._has_room(enrollment)]
-        doubtful = [one for one in those if one.turn in crowded or one.holder in crowded] if crowded else ()
+        if not crowded or (
+            crowded.isdisjoint([one.turn for one in those]) and crowded.isdisjoint([one.holder for one in those])
+        ):
+            return those
+        doubtful = [one for one in those if one.turn in crowded or one.holder in crowded]
         full = [enrollment for enrollment in doubtful if not self._has_room(enrollment)]
         return [enrollment for enrollment in those if enrollment not in full] if full else those
 

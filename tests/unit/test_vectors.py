@@ -107,7 +107,12 @@ from types import ModuleType
 spec = spec_from_file_location("pointsman", {str(ROOT / "pointsman" / "__init__.py")!r})
 sys.modules["pointsman"] = module_from_spec(spec)
 sys.modules["pyroaring"] = ModuleType("pyroaring")
-sys.modules["pyroaring"].BitMap = set
+class BitMap(set):
+    def __iter__(self): return iter(sorted(set.__iter__(self)))
+    def __and__(self, other): return BitMap(set.__and__(self, other))
+    def rank(self, number): return sum(one <= number for one in self)
+    def max(self): return max(self)
+sys.modules["pyroaring"].BitMap = BitMap
 sys.path[:0] = [{str(ROOT)!r}, {str(Path(tzdata.__file__).parents[1])!r}]
 runpy.run_module("tests.golden", run_name="__main__")
 """
