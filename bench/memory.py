@@ -152,7 +152,7 @@ def beliefs(indexes: Indexes, leads: Iterable[Lead]) -> Beliefs:
     """Everyone who could have one of the leads was served before, and has counted up to three leads under each cap."""
     known = Beliefs()
     for number, enrollment in enumerate(chain.from_iterable(map(indexes.covering, leads)), start=1):
-        known.positions[bytes(bytearray(enrollment.turn))] = number  # as it was read: another object than the cache's
+        known.positions[enrollment.turn] = number
         for cap in caps(enrollment, micros(NOW)):
             known.note(cap, number % 4)
     return known

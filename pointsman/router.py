@@ -21,7 +21,7 @@ from pointsman.cache.feed import SLICE_ROWS, Cache, FeedState, take_in
 from pointsman.cache.indexes import Change, Indexes
 from pointsman.claim import Batch, Beliefs, Question
 from pointsman.engine.capacity import Counter, State
-from pointsman.engine.configuration import Enrollment, turn
+from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.draft import Drafted, read_draft
 from pointsman.engine.explain import WideSnapshot, explain
@@ -169,7 +169,7 @@ class Router:
             try:
                 await store.have_ready(ABREAST)
                 await cache.start()
-                router = cls(store, cache, await _remembered(store), metrics)
+                router = cls(store, cache, await _remembered(store, cache), metrics)
             except BaseException:
                 await cache.stop()
                 await store.close()
@@ -638,7 +638,7 @@ class Router:
         return self.metrics.exposition()
 
 
-async def _remembered(store: Store) -> Beliefs:
+async def _remembered(store: Store, cache: Cache) -> Beliefs:
     """Current usage and positions, so that a new router's first claims mostly hold."""
     beliefs = Beliefs()
 
@@ -649,7 +649,7 @@ async def _remembered(store: Store) -> Beliefs:
 
     def stand(rows: list[asyncpg.Record]) -> None:
         for row in rows:
-            beliefs.positions[turn(row["buyer_id"], row["offer_id"])] = row["position"]
+            beliefs.positions[cache.turn(row["buyer_id"], row["offer_id"])] = row["position"]
 
     async with store.connection() as connection, connection.transaction(readonly=True):
         with collector.paused():

@@ -26,7 +26,7 @@ from pointsman.cache import collector
 from pointsman.cache.areas import Areas
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.cache.loading import Loading
-from pointsman.engine.configuration import Buyer, Enrollment
+from pointsman.engine.configuration import Buyer, Enrollment, turn
 from pointsman.errors import DatabaseUnfit, NotReady
 from pointsman.metrics import Metrics
 from pointsman.store import Connection, RowImage, Store, Version, translated
@@ -125,6 +125,14 @@ class Cache:
         """The names of the buyers' time zones, where they can be read: for telling people times."""
         buyers = {} if self._indexes is None else self._indexes.buyers
         return {buyer.id: buyer.zone.name for buyer in buyers.values() if buyer.zone is not None}
+
+    def turn(self, buyer_id: UUID, offer_id: UUID) -> bytes:
+        """What an enrollment is known by in the routing state: its own object, if it is here.
+
+        A key that is the object which is looked for is found without a look at its bytes, in half of the time.
+        """
+        enrollment = None if self._indexes is None else self._indexes.enrolled(offer_id).get(buyer_id)
+        return turn(buyer_id, offer_id) if enrollment is None else enrollment.turn
 
     def gauges(self) -> dict[str, Any]:
         """The same in numbers, with how many versions are known of and not applied."""

@@ -461,6 +461,21 @@ async def test_apply_that_breaks_off_loads_anew_and_never_decides_on_half_a_vers
 # many routers, few connections
 
 
+async def test_positions_that_a_new_router_reads_are_kept_under_the_caches_own_turns(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    offer, one, two = await two_buyers(connection)
+    await make_policy(connection, rules=ROTATION, version=2)
+    async with Router.open(database) as router:
+        assert {one, two} == {(await router.route(await make_lead(connection, offer))).buyer_id for _ in range(2)}
+    await connection.execute("delete from buyer_offers where buyer_id = $1", two)
+    async with Router.open(database) as router:
+        own = indexes(router).enrollments[offer][one].turn
+        (kept,) = (turn for turn in router._beliefs.positions if turn[:16] == one.bytes)
+        assert kept is own
+        assert len(router._beliefs.positions) == 2  # whoever is enrolled no more may be again
+
+
 @pytest.mark.parametrize("connections", [1, 2])
 async def test_router_with_few_connections_never_waits_for_itself(
     database: str, connection: asyncpg.Connection, connections: int
