@@ -182,5 +182,7 @@ def _loading(figures: Figures) -> Iterator[Goal]:
     least = (FROM_MEMORY, size, "least")
     yield Goal(f"loading {size}: looking up areas' places and buyers and making enrollments alone", least, unit="s")
     yield Goal(f"indexes of {size}", ("size", size, "bytes_a_row"), at_most=60, unit="bytes a row")
+    objects = ("size", size, "bytes_objects")
+    yield Goal(f"indexes of {size}: the objects that decisions read and areas' ids alone", objects, unit="bytes a row")
     yield Goal(f"indexes of {size}, an area", ("size", size, "bytes_an_area"), at_most=60, unit="bytes")
     yield Goal(f"indexes of {size}, an enrollment", ("size", size, "bytes_an_enrollment"), unit="bytes")

@@ -12,6 +12,7 @@ from itertools import chain, islice, product
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
+from sys import getsizeof
 from time import perf_counter, perf_counter_ns
 from typing import Any
 from uuid import UUID
@@ -43,6 +44,8 @@ HOT_KEYS = 20
 """Leads that hot decisions are made on, each of them again and again."""
 DRAWS = 40
 """How often 5,000 leads are looked at to find those."""
+AREA_BYTES = 16 + 4 + 4
+"""An id, and the ordinals of a place and a buyer."""
 FROM_MEMORY, ONE_AREA = "loading from memory", "one area changed"
 
 Table = tuple[str, Iterable[Any]]
@@ -243,6 +246,7 @@ def measure_size(figures: Figures, rounds: int, buyers: int) -> None:
         "size",
         name,
         bytes_a_row=sum(weights.values()) / (areas + enrollments + buyers),
+        bytes_objects=_least_weight(indexes) / (areas + enrollments + buyers),
         bytes_an_area=weights["buyer_service_areas"] / areas,
         bytes_an_enrollment=weights["buyer_offers"] / enrollments,
         bytes_a_buyer=weights["buyers"] / buyers,
@@ -256,6 +260,16 @@ def measure_size(figures: Figures, rounds: int, buyers: int) -> None:
         set_strategy(indexes, world, strategy)
         _note_decisions(figures, rounds, f"growth, {strategy}", name, indexes, leads)
     gc.unfreeze()
+
+
+def _least_weight(indexes: Indexes) -> int:
+    """Bytes of what decisions read as objects, and of areas' ids and ordinals: with nothing that finds any of it."""
+    enrollments = chain.from_iterable(of_offer.values() for of_offer in indexes.enrollments.values())
+    objects = sum(getsizeof(enrollment) + getsizeof(enrollment.turn) for enrollment in enrollments)
+    objects += sum(
+        getsizeof(buyer) + getsizeof(buyer.id) + getsizeof(buyer.holder) for buyer in indexes.buyers.values()
+    )
+    return objects + AREA_BYTES * len(indexes.areas)
 
 
 def _weight(loading: Loading, table: str, rows: Iterable[Any]) -> int:

@@ -36,6 +36,7 @@ NAMES = {
     "least": "of these, look-ups and objects alone, seconds",
     "seconds": "seconds",
     "bytes_a_row": "bytes a row",
+    "bytes_objects": "of these, objects that decisions read and areas' ids, bytes a row",
     "bytes_an_area": "bytes an area",
     "bytes_an_enrollment": "bytes an enrollment",
     "bytes_a_buyer": "bytes a buyer",
