@@ -262,16 +262,16 @@ class Batch(State):
             [after for _, _, after in self._compares],
         ]
 
-    def alone(self, *, is_first: bool) -> list[Any] | None:
+    def alone(self, undecided: int | None) -> list[Any] | None:
         """The arguments of `claim_one_1`; None where the batch is not one lead that this can claim.
 
-        It has a winner, or this is the lead's first decision, so that it repeats nothing.
+        It has a winner, or no earlier decision that it may repeat: `undecided` is the `xmin` of its row if it had none.
         """
         if len(self.decisions) != 1:
             return None
         (decision,) = self.decisions
         winner, policy, lead = decision.winner, decision.policy, decision.lead
-        if winner is None and not is_first:
+        if winner is None and undecided is None:
             return None
         takes, full, compared = decision.takes, decision.full, decision.compared
         named = record.named(decision)
@@ -295,7 +295,9 @@ class Batch(State):
             changed[slot >> 1] = cap.changed
         return [
             *self._basis(),
-            *lead[:6],
+            lead.id,
+            undecided,
+            *lead[1:6],
             decision.outcome,
             decision.cause,
             ",".join(decision.flags),

@@ -472,7 +472,7 @@ class Router:
     async def _claim(self, connection: Connection, batch: Batch, first: Reading | None) -> Claimed:
         """Claim a batch: a lone lead, as `first` read, in the short form; what that refuses the next try settles."""
         since = perf_counter()
-        alone = None if first is None else batch.alone(is_first=first.is_first)
+        alone = None if first is None else batch.alone(first.undecided)
         if alone is None:
             claimed = await self._store.claim(connection, batch.arguments())
         else:

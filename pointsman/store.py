@@ -76,7 +76,7 @@ _CLAIM_OF_NOTHING: tuple[Any, ...] = (
 """A claim without leads, which changes nothing."""
 _CLAIM_OF_NOBODY: tuple[Any, ...] = (
     *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
-    *([None] * 30),
+    *([None] * 31),
     *(False, False, *([None] * 8)),
 )
 """A claim of no lead, which changes nothing."""
@@ -125,14 +125,15 @@ class LeadRow(NamedTuple):
 class Reading:
     """A batch of leads with the config version (None before the baseline) and the instant of that moment.
 
-    `fence`: the next transaction id of that moment. `is_first`: it is one lead, and no decision of it is recorded.
+    `fence`: the next transaction id of that moment. `undecided`: the `xmin` of the lead's row, if it is one lead and no
+    decision of it is recorded.
     """
 
     rows: list[LeadRow]
     version: Version | None
     now: datetime
     fence: int
-    is_first: bool
+    undecided: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,15 +411,15 @@ class Store:
         try:
             if len(lead_ids) == 1:
                 rows = await connection.fetch(self._sql["read_lead"], lead_ids[0])
-                is_first = not rows[0]["decided_before"]
+                undecided = rows[0]["undecided"]
             else:
                 rows = await connection.fetch(self._sql["read_leads"], lead_ids)
-                is_first = False
+                undecided = None
         except _LOST as error:
             raise LostWhileReading(f"the database cannot be reached: {_message(error)}") from error
         first = rows[0]
         version = None if first["version"] is None else Version(first["version"], first["token"])
-        return Reading([_lead_row(row) for row in rows], version, first["now"], first["fence"], is_first)
+        return Reading([_lead_row(row) for row in rows], version, first["now"], first["fence"], undecided)
 
     async def transaction_faults(self, connection: Connection) -> str | None:
         """Why a caller's open transaction cannot carry a decision, None if it can."""

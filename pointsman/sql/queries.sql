@@ -28,9 +28,10 @@ left join lateral (
 order by q.place
 
 -- name: read_lead
--- The same for a lone lead, and whether it was decided before: a plan that does not depend on how many there are is made
--- once, instead of at every call. Of its decisions the last one that assigned its buyer is looked for, or else any.
-select d.id is not null as decided_before, l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
+-- The same for a lone lead, and which row of it this is if it was never decided: a plan that does not depend on how many
+-- there are is made once, instead of at every call. Of its decisions the last one that assigned its buyer is looked for, or
+-- else any.
+select case when d.id is null then l.xmin end as undecided, l.id, l.offer_id, l.vertical_id, l.market_id, l.postal_code::text, l.city::text, l.status::text, l.buyer_id,
        v.version, v.token, (select pointsman.clock()) as now, (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint) as fence,
        case when d.buyer_id = l.buyer_id then d.id end as decision_id, d.policy_id, d.policy_version, d.config_version, d.decided_at, d.flags
 from (select $1::uuid as id) q
@@ -54,7 +55,7 @@ select done, repeated, repeated_flags, used, positions, failed from pointsman.cl
 -- name: claim_one
 select pointsman.claim_one_1(
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26,
-  $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46, $47)
+  $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46, $47, $48)
 
 -- name: share_seal
 -- The last resort: from here to the end of the transaction no configuration can commit, and the server ends a transaction

@@ -109,7 +109,7 @@ async def test_a_lone_claim_writes_what_the_batchs_claim_writes(
     assert len(answers) > 100
     assert None not in answers
     assert {"routed", "no_route"} <= {row[11] for row in alone["decisions"]}
-    monkeypatch.setattr(Batch, "alone", lambda batch, is_first: None)
+    monkeypatch.setattr(Batch, "alone", lambda batch, undecided: None)
     assert alone == await written(server, scene, one_by_one)
 
 

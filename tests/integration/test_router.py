@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -25,6 +26,7 @@ from pointsman.errors import (
     UnsuitableTransaction,
 )
 from pointsman.model import Outcome
+from pointsman.store import Store
 from tests.builders import (
     MARKET,
     VERTICAL,
@@ -342,6 +344,27 @@ async def test_lead_set_back_to_validated_is_a_new_attempt_and_usage_is_not_refu
     rows = [(row["attempt"], row["outcome"], row["buyer_id"]) for row in await records(connection)]
     assert [(1, "routed", first), (2, "routed", second), (3, "no_route", None)] == rows
     assert [] == await violations(connection)
+
+
+async def test_attempts_that_came_between_reading_and_claim_are_counted(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    await make_policy(connection)
+    lead = await make_lead(connection, offer)
+    claim_one = Store.claim_one
+    async with Router.open(database) as router, Router.open(database) as rival:
+
+        async def after_a_rival(self: Store, *arguments: Any) -> Any:
+            monkeypatch.undo()
+            await rival.route(lead)
+            await connection.execute("update leads set status = 'validated', buyer_id = null")
+            return await claim_one(self, *arguments)
+
+        monkeypatch.setattr(Store, "claim_one", after_a_rival)
+        assert (await router.route(lead)).outcome == "routed"
+    assert [1, 2] == [record["attempt"] for record in await records(connection, lead)]
 
 
 async def test_record_holds_all_that_was_decided_from_and_its_digest(

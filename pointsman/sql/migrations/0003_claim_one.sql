@@ -2,12 +2,13 @@
 -- plain arguments instead of arrays of everything, which cost a lone lead as much again as its disk write. (Several of the
 -- statements made one of common table expressions are no faster: what takes the time is setting up their parts.)
 --
--- p_buyer null: nobody. p_hour, p_day: the windows; p_hour_end, p_day_end are needed with is_new alone. e_ the enrollment's
--- own, b_ the buyer's: caps (null: none is set), how many leads they are believed to have counted, and when caps or zone last
--- changed. p_place: how the record names the first of the winner's counters. is_new: one of them may be missing, or has to be
--- counted anew. is_first: so may the winner's turn. p_fence: as there. f_ counters that are believed full, v_ enrollments in
--- the offer whose positions were compared, the winner included; p_position: where the winner is believed to stand; null where
--- there are none.
+-- p_undecided: the xmin of the lead's row as it was read, if no decision of it was recorded then; whoever routes a lead updates
+-- its row, so as long as it is that one nobody has. p_buyer null: nobody. p_hour, p_day: the windows; p_hour_end, p_day_end are
+-- needed with is_new alone. e_ the enrollment's own, b_ the buyer's: caps (null: none is set), how many leads they are believed
+-- to have counted, and when caps or zone last changed. p_place: how the record names the first of the winner's counters.
+-- is_new: one of them may be missing, or has to be counted anew. is_first: so may the winner's turn. p_fence: as there. f_
+-- counters that are believed full, v_ enrollments in the offer whose positions were compared, the winner included; p_position:
+-- where the winner is believed to stand; null where there are none.
 -- p_state, p_digest: the record's, if all is as believed (engine/record.py): setting up the expressions that make a state,
 -- which a batch does once, would cost a lone lead some 50 microseconds.
 --
@@ -16,8 +17,8 @@
 -- which makes whatever is missing and says what is wrong, comes next.
 create function pointsman.claim_one_1(
   p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
-  p_lead uuid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text, p_outcome text, p_cause text,
-  p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_state bytea, p_digest bytea,
+  p_lead uuid, p_undecided xid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text,
+  p_outcome text, p_cause text, p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_state bytea, p_digest bytea,
   p_hour timestamptz, p_day timestamptz, p_hour_end timestamptz, p_day_end timestamptz, e_changed bigint, b_changed bigint,
   p_place int, e_hourly bigint, e_daily bigint, b_hourly bigint, b_daily bigint,
   e_hourly_used int, e_daily_used int, b_hourly_used int, b_daily_used int, is_new bool, is_first bool,
@@ -38,6 +39,7 @@ declare
   e_hourly_had int;
   full_used int[];
   positions bigint[];
+  is_undecided bool;
   is_ahead bool;
   as_believed bool;
   done bigint;
@@ -45,7 +47,7 @@ begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'a claim needs a READ COMMITTED transaction';
   end if;
-  perform from @host@.leads l
+  select l.xmin = p_undecided into is_undecided from @host@.leads l
     where l.id = p_lead and l.status = 'validated' and l.buyer_id is null
       and l.offer_id is not distinct from p_offer and l.vertical_id is not distinct from p_vertical
       and l.market_id is not distinct from p_market
@@ -153,7 +155,8 @@ begin
         decided_at, config_version, lead_id, offer_id, vertical_id, market_id, buyer_id, policy_id, policy_version, attempt,
         outcome, cause, flags, postal_code, city, engine_version, tzdata_version, unicode_version, state, digest)
       select p_at, p_version, p_lead, p_offer, p_vertical, p_market, p_buyer, p_policy, p_policy_version,
-        1 + (select count(*) from pointsman.decisions e where e.lead_id = p_lead and e.outcome = 'routed'),
+        1 + case when is_undecided then 0 else (
+          select count(*) from pointsman.decisions e where e.lead_id = p_lead and e.outcome = 'routed') end,
         p_outcome, p_cause, string_to_array(nullif(p_flags, ''), ','), p_postal_code, p_city, p_engine, p_tzdata, p_unicode,
         p_state, p_digest
       from (select version, token from pointsman.config_commit where version is not null order by version desc limit 1) v
