@@ -194,17 +194,30 @@ def forget_places(indexes: Indexes) -> None:
 
 def measure_decisions(figures: Figures, rounds: int, buyers: int) -> None:
     """Decisions by strategy and number of candidates: cold, each lead another offer and place; hot, leads again."""
-    for numbers, offers in (((1, 16), 0), ((128,), FEWEST_OFFERS)):
-        world = BenchWorld(Form(buyers, offers=offers))
-        indexes = load(world)
-        samples = {number: leads_with(indexes, world, number) for number in numbers}
-        freeze()
-        for strategy, (number, leads) in product(STRATEGIES, samples.items()):
-            if len(leads) < FEWEST_KEYS:
-                continue  # a small world has no places with so many
-            set_strategy(indexes, world, strategy)
-            _note_decisions(figures, rounds, f"decision, {number} candidates", strategy, indexes, leads)
-        gc.unfreeze()
+    for offers, *numbers in ((0, 1, 16), (FEWEST_OFFERS, 128)):
+        _apart(figures, measure_candidates, rounds, buyers, offers, *numbers)
+
+
+def measure_candidates(figures: Figures, rounds: int, buyers: int, offers: int, *numbers: int) -> None:
+    """The same in a world with so many offers, in this process."""
+    world = BenchWorld(Form(buyers, offers=offers))
+    indexes = load(world)
+    samples = {number: leads_with(indexes, world, number) for number in numbers}
+    freeze()
+    for strategy, (number, leads) in product(STRATEGIES, samples.items()):
+        if len(leads) < FEWEST_KEYS:
+            continue  # a small world has no places with so many
+        set_strategy(indexes, world, strategy)
+        _note_decisions(figures, rounds, f"decision, {number} candidates", strategy, indexes, leads)
+
+
+def _apart(figures: Figures, measure: Callable[..., None], *arguments: int) -> None:
+    """Measure in a process of its own, as a service is one.
+
+    In a used one, memory that was freed is filled first, and the collector walks the rest.
+    """
+    command = (sys.executable, "-m", "bench.memory", measure.__name__, *map(str, arguments))
+    figures.add(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 
 def _note_decisions(
@@ -219,13 +232,9 @@ def _note_decisions(
 
 
 def measure_growth(figures: Figures, rounds: int, sizes: Sequence[int]) -> None:
-    """Decisions with 16 candidates in tables of all sizes, and what the indexes weigh.
-
-    A process for each size: in a used one, memory that was freed is filled first, and the collector walks the rest.
-    """
+    """Decisions with 16 candidates in tables of all sizes, and what the indexes weigh."""
     for buyers in sizes:
-        command = (sys.executable, "-m", "bench.memory", str(buyers), str(rounds))
-        figures.add(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+        _apart(figures, measure_size, rounds, buyers)
 
 
 def measure_size(figures: Figures, rounds: int, buyers: int) -> None:
@@ -259,7 +268,6 @@ def measure_size(figures: Figures, rounds: int, buyers: int) -> None:
     for strategy in STRATEGIES:
         set_strategy(indexes, world, strategy)
         _note_decisions(figures, rounds, f"growth, {strategy}", name, indexes, leads)
-    gc.unfreeze()
 
 
 def _least_weight(indexes: Indexes) -> int:
@@ -368,5 +376,6 @@ def _resident() -> int:
 
 if __name__ == "__main__":
     found = Figures()
-    measure_size(found, int(sys.argv[2]), int(sys.argv[1]))
+    measures = {measure.__name__: measure for measure in (measure_candidates, measure_size)}
+    measures[sys.argv[1]](found, *map(int, sys.argv[2:]))
     print(json.dumps(found.values))

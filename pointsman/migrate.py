@@ -51,6 +51,7 @@ SERVICE_FUNCTIONS: Final = (
     "clock",
     "counted",
     "detached",
+    "has_changed",
     "claim_1",
     "claim_one_1",
     "hold_1",

@@ -86,6 +86,15 @@ async def written(connection: asyncpg.Connection) -> dict[str, list[tuple[Any, .
     return {table: [tuple(row) for row in await connection.fetch(query)] for table, query in tables.items()}
 
 
+async def rows_read(connection: asyncpg.Connection, tables: list[str]) -> int:
+    """How many rows of tables were looked at so far, as sessions have said: they say it at their ends at the latest."""
+    return await connection.fetchval(
+        "select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint from pg_stat_user_tables"
+        " where relid = any($1::regclass[])",
+        tables,
+    )
+
+
 async def lead_row(connection: asyncpg.Connection, lead_id: UUID) -> tuple[Any, ...]:
     """The lead's status, buyer and routing instant."""
     return tuple(await connection.fetchrow("select status, buyer_id, routed_at from leads where id = $1", lead_id))

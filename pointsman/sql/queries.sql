@@ -45,7 +45,7 @@ left join lateral (
 -- name: caller_transaction
 -- What makes a caller's transaction unfit to carry a decision.
 select current_setting('transaction_isolation') as isolation, current_setting('transaction_read_only') = 'on' as read_only,
-       exists (select from pointsman.config_commit where xid = pg_current_xact_id_if_assigned()) as changed_configuration
+       pointsman.has_changed() as changed_configuration
 
 -- name: claim
 select done, repeated, repeated_flags, used, positions, failed from pointsman.claim_1(

@@ -25,7 +25,7 @@ from tests.builders import (
     rules,
 )
 from tests.invariants import violations
-from tests.stage import Wire, another, end_sessions, follows, kinds, records, until, version
+from tests.stage import Wire, another, end_sessions, ended, follows, kinds, records, rows_read, until, version
 
 ROTATION = rules(strategy={"kind": "rotation"}, tie_breakers=["buyer_id"])
 FORK = "update pointsman.config_commit set token = gen_random_uuid() where version is not null"
@@ -474,6 +474,26 @@ async def test_positions_that_a_new_router_reads_are_kept_under_the_caches_own_t
         (kept,) = (turn for turn in router._beliefs.positions if turn[:16] == one.bytes)
         assert kept is own
         assert len(router._beliefs.positions) == 2  # whoever is enrolled no more may be again
+
+
+async def test_feed_whose_plans_are_older_than_the_log_reads_what_is_new_alone(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await two_buyers(connection)
+    tables = ["pointsman.config_commit", "pointsman.config_log"]
+    for table in tables:
+        await connection.execute(f"alter table {table} set (autovacuum_enabled = off)")
+        await connection.execute(f"vacuum analyze {table}")
+    async with Router.open(database) as router, another(database) as writer:
+        await writer.execute("set application_name = 'pointsman'")  # whose end is waited for
+        await follows(router, connection)
+        before = await rows_read(connection, tables)
+        for number in range(400):
+            await writer.execute("update buyers set sla_response_seconds = $1", number)
+            if number % 4 == 0:
+                await follows(router, connection)
+    await ended(connection)
+    assert 400 < await rows_read(connection, tables) - before < 400 * 10
 
 
 @pytest.mark.parametrize("connections", [1, 2])

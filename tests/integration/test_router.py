@@ -45,11 +45,13 @@ from tests.stage import (
     Wire,
     another,
     end_sessions,
+    ended,
     follows,
     kinds,
     lead_row,
     let_clock_jump,
     records,
+    rows_read,
     set_clock,
     version,
     waiting_for_a_lock,
@@ -1076,6 +1078,29 @@ async def test_configuration_change_that_was_rolled_back_to_a_savepoint_is_none(
         await host.execute("begin; savepoint a; update buyers set status = 'paused'; rollback to a")
         assert (await router.route(lead, connection=host)).buyer_id == buyer
         await host.execute("commit")
+
+
+async def test_callers_session_whose_plans_are_older_than_the_log_does_not_read_all_of_it(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    await make_policy(connection)
+    leads = [await make_lead(connection, offer) for _ in range(40)]
+    tables = ["pointsman.config_commit", "pointsman.config_log"]
+    await connection.execute("alter table pointsman.config_commit set (autovacuum_enabled = off)")
+    await connection.execute("vacuum analyze pointsman.config_commit")
+    async with Router.open(database) as router, another(database) as caller:
+        await caller.execute("set application_name = 'pointsman'")  # whose end is waited for
+        for number, lead in enumerate(leads):
+            async with caller.transaction():
+                assert (await router.route(lead, connection=caller)).outcome == "routed"
+            if number < 8:
+                for seconds in range(40):
+                    await connection.execute("update buyers set sla_response_seconds = $1", seconds)
+                await follows(router, connection)
+    await ended(connection)
+    assert await rows_read(connection, tables) < 320 * 10 + 40 * 10
 
 
 async def test_configuration_change_that_was_sealed_before_its_commit_is_never_decided_on(

@@ -39,9 +39,10 @@ create table pointsman.attachment (
   baseline bigint
 );
 
--- The change set of this transaction, made at its first change of configuration.
+-- The change set of this transaction, made at its first change of configuration. (Here and in all that follows, enable_seqscan:
+-- sessions keep their plans, and one that was made while the log was small must not go through all of it ever after.)
 create function pointsman.change_set() returns bigint language plpgsql security definer
-set search_path = pg_catalog, pg_temp as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   found_set bigint;
 begin
@@ -52,10 +53,16 @@ begin
   return found_set;
 end $$;
 
+-- Whether this transaction has changed configuration.
+create function pointsman.has_changed() returns bool language plpgsql stable set enable_seqscan = off as $$
+begin
+  return exists (select from pointsman.config_commit c where c.xid = pg_current_xact_id_if_assigned());
+end $$;
+
 -- At COMMIT: takes the version. The lock is held from here to the end of the commit and makes versions the order of the
 -- commits; a table row in its stead would fail REPEATABLE READ writers of unrelated rows.
 create function pointsman.seal() returns trigger language plpgsql security definer
-set search_path = pg_catalog, pg_temp as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
   perform pg_advisory_xact_lock(7203377);
   update pointsman.config_commit
@@ -298,7 +305,7 @@ end $$;
 -- commit has as many rows as the baseline. Planned once and never compiled: either would take longer than all the rest.
 create function pointsman.changes_1(since bigint, most bigint)
 returns table (version bigint, token uuid, rel text, op text, key text, image text)
-language plpgsql stable set jit = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql stable set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 #variable_conflict use_column
 begin
   return query
