@@ -27,7 +27,8 @@ PHASES = ("read", "decide", "claim", "whole")
 PREMISES = ("version", "late", "missing", "alone", "settled", "lead_changed", "after", "caps", "rotation")
 """Why a claim did not hold: of a whole batch the first four, of one lead the others."""
 TRIES = ("first", "again", "last_resort")
-COUNT_AFTER_SECONDS = 0.01
+COUNT_AFTER_SECONDS = 0.002
+"""Few enough numbers at once: what several leads told is counted while another one is under way."""
 TICK_SECONDS = 0.1
 TICKS_A_REFRESH = 10
 
