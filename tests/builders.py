@@ -98,9 +98,9 @@ async def make_lead(connection: asyncpg.Connection, offer_id: UUID | None, **ove
     return row["id"]
 
 
-async def make_leads(connection: asyncpg.Connection, offer_id: UUID, count: int) -> list[UUID]:
+async def make_leads(connection: asyncpg.Connection, offer_id: UUID, count: int, **over: Any) -> list[UUID]:
     """Validated leads that are all alike."""
-    return [await make_lead(connection, offer_id) for _ in range(count)]
+    return [await make_lead(connection, offer_id, **over) for _ in range(count)]
 
 
 async def make_candidate(

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
-from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -23,6 +22,7 @@ from tests.builders import (
     make_buyer,
     make_candidate,
     make_lead,
+    make_leads,
     make_offer,
     make_policy,
     rules,
@@ -30,6 +30,7 @@ from tests.builders import (
 from tests.invariants import violations
 from tests.stage import (
     NOBODY,
+    analyse_for_good,
     another,
     ended,
     follows,
@@ -46,10 +47,6 @@ NOON = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)  # a Wednesday in Chicago
 ROTATION = rules(strategy={"kind": "rotation"}, tie_breakers=["buyer_id"])
 CAPS = [("enrollment", "hourly_cap"), ("enrollment", "daily_cap"), ("buyer", "hourly_cap"), ("buyer", "daily_cap")]
 every_cap = pytest.mark.parametrize(("level", "cap"), CAPS)
-
-
-async def make_leads(connection: asyncpg.Connection, offer: UUID, count: int, **over: Any) -> list[UUID]:
-    return [await make_lead(connection, offer, **over) for _ in range(count)]
 
 
 async def capped(connection: asyncpg.Connection, offer: UUID, level: str, **limits: int | None) -> UUID:
@@ -760,9 +757,7 @@ async def test_plans_that_were_made_on_empty_tables_look_up_by_key_when_these_ha
         await make_candidate(connection, offer, **caps, enrollment=caps)
     await make_policy(connection, rules=ROTATION)
     tables = ["leads", "pointsman.decisions", "pointsman.cap_usage", "pointsman.rotation"]
-    for table in tables:
-        await connection.execute(f"alter table {table} set (autovacuum_enabled = off)")
-        await connection.execute(f"vacuum analyze {table}")
+    await analyse_for_good(connection, tables)
     async with Router.open(database) as router:
         leads = await make_leads(connection, offer, 900)
         elsewhere = await make_leads(connection, offer, 100, market_id=uuid4())

@@ -43,6 +43,7 @@ from tests.builders import (
 from tests.invariants import violations
 from tests.stage import (
     Wire,
+    analyse_for_good,
     another,
     end_sessions,
     ended,
@@ -1088,8 +1089,7 @@ async def test_callers_session_whose_plans_are_older_than_the_log_does_not_read_
     await make_policy(connection)
     leads = [await make_lead(connection, offer) for _ in range(40)]
     tables = ["pointsman.config_commit", "pointsman.config_log"]
-    await connection.execute("alter table pointsman.config_commit set (autovacuum_enabled = off)")
-    await connection.execute("vacuum analyze pointsman.config_commit")
+    await analyse_for_good(connection, tables)
     async with Router.open(database) as router, another(database) as caller:
         await caller.execute("set application_name = 'pointsman'")  # whose end is waited for
         for number, lead in enumerate(leads):
