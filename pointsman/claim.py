@@ -295,9 +295,8 @@ class Batch(State):
             changed[slot >> 1] = cap.changed
         return [
             *self._basis(),
-            lead.id,
             undecided,
-            *lead[1:6],
+            *lead[:6],
             decision.outcome,
             decision.cause,
             ",".join(decision.flags),

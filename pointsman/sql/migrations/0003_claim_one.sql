@@ -17,8 +17,9 @@
 -- which makes whatever is missing and says what is wrong, comes next.
 create function pointsman.claim_one_1(
   p_version bigint, p_token uuid, p_fence bigint, p_at timestamptz, p_engine text, p_tzdata text, p_unicode text,
-  p_lead uuid, p_undecided xid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text,
-  p_outcome text, p_cause text, p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint, p_head bytea, p_state bytea, p_digest bytea,
+  p_undecided xid, p_lead uuid, p_offer uuid, p_vertical uuid, p_market uuid, p_postal_code text, p_city text,
+  p_outcome text, p_cause text, p_flags text, p_buyer uuid, p_policy uuid, p_policy_version bigint,
+  p_head bytea, p_state bytea, p_digest bytea,
   p_hour timestamptz, p_day timestamptz, p_hour_end timestamptz, p_day_end timestamptz, e_changed bigint, b_changed bigint,
   p_place int, e_hourly bigint, e_daily bigint, b_hourly bigint, b_daily bigint,
   e_hourly_used int, e_daily_used int, b_hourly_used int, b_daily_used int, is_new bool, is_first bool,
