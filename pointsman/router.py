@@ -305,7 +305,8 @@ class Router:
     ) -> tuple[list[UUID], _Open | None]:
         """Read, decide, claim. The leads whose claim did not hold, with what was read if configuration alone moved on.
 
-        What an overtaken try has read is read no more: the next claim proves it like any other.
+        What an overtaken try has read is read no more, since the next claim proves it like any other; the next instant
+        came with the refusal.
         """
         claimed: Claimed | None = None
         async with self._store.connection() as connection:
@@ -337,8 +338,7 @@ class Router:
         self._learn(batch, claimed)
         if all(claimed.done):
             turn.end(batch)
-        newer = _newer_version(claimed)
-        return _taken_up(batch, claimed, answers), None if newer is None else found._replace(version=newer)
+        return _taken_up(batch, claimed, answers), _overtaken(found, claimed)
 
     async def _last_resort(
         self, connection: Connection, lead_ids: list[UUID], answers: dict[UUID, Answer]
@@ -689,6 +689,15 @@ def _newer_version(claimed: Claimed) -> Version | None:
     if claimed.failed is None or claimed.failed.get("version") is None:
         return None
     return Version(claimed.failed["version"], UUID(claimed.failed["token"]))
+
+
+def _overtaken(found: _Open, claimed: Claimed) -> _Open | None:
+    """What the next try decides on, if configuration alone moved on: the same leads at another instant."""
+    newer = _newer_version(claimed)
+    if newer is None or claimed.failed is None:
+        return None
+    now = datetime.fromisoformat(claimed.failed["now"]).astimezone(UTC)
+    return _Open(replace(found.reading, now=now), found.leads, newer)
 
 
 def _candidates(indexes: Indexes, leads: Iterable[Lead]) -> Iterable[Enrollment]:

@@ -19,7 +19,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pgproto import pgproto
 
-from pointsman.errors import Busy, DatabaseUnfit, Refused, StoreUnavailable
+from pointsman.errors import Busy, DatabaseUnfit, PointsmanError, Refused, StoreUnavailable
 from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
 
 LONG_READ_SECONDS = 60.0
@@ -176,27 +176,36 @@ def translated() -> Iterator[None]:
     """Raise the driver's errors as ours, in the user's words."""
     try:
         yield
-    except _CONTENDED as error:
-        raise Busy(f"others hold what this needs for too long: {_message(error)}") from error
-    except asyncpg.ForeignKeyViolationError as error:
-        raise DeletedUnderClaim(f"the database refuses this: {_message(error)}") from error
-    except TimeoutError as error:
-        raise StoreUnavailable("the database did not answer in time") from error
-    except _UNPREPARED as error:
-        raise DatabaseUnfit(
-            f"{_message(error)}: behind a pooler that keeps no prepared statements, open the router with "
+    except (asyncpg.PostgresError, *_AWAY) as error:
+        raise _translation(error) from error
+
+
+def _translation(error: BaseException) -> PointsmanError:
+    """What an error of the driver's is to a caller."""
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable("the database did not answer in time")
+    message = _message(error)
+    if _is_of_a_rule(error):
+        return Refused(f"the database refuses this: {message}")
+    if isinstance(error, _CONTENDED):
+        return Busy(f"others hold what this needs for too long: {message}")
+    if isinstance(error, asyncpg.ForeignKeyViolationError):
+        return DeletedUnderClaim(f"the database refuses this: {message}")
+    if isinstance(error, _UNPREPARED):
+        return DatabaseUnfit(
+            f"{message}: behind a pooler that keeps no prepared statements, open the router with "
             "`prepared_statements=False`"
-        ) from error
-    except _UNFIT as error:
-        if error.server_source_function in _HOSTS_RULES or _is_of_a_trigger(error):
-            raise Refused(f"the database refuses this: {_message(error)}") from error
-        raise DatabaseUnfit(
-            f"{_message(error)}; check the database's address and privileges, and run `pointsman migrate`"
-        ) from error
-    except _AWAY as error:
-        raise StoreUnavailable(f"the database cannot be reached: {_message(error)}") from error
-    except asyncpg.PostgresError as error:  # a trigger of the host's can raise whatever it likes
-        raise Refused(f"the database refuses this: {_message(error)}") from error
+        )
+    if isinstance(error, _UNFIT) and not _is_of_a_trigger(error):
+        return DatabaseUnfit(f"{message}; check the database's address and privileges, and run `pointsman migrate`")
+    if isinstance(error, _AWAY):
+        return StoreUnavailable(f"the database cannot be reached: {message}")
+    return Refused(f"the database refuses this: {message}")
+
+
+def _is_of_a_rule(error: BaseException) -> bool:
+    """Whether a RAISE or a row security policy made it: it can say any code, as if the server were going away."""
+    return isinstance(error, asyncpg.PostgresError) and error.server_source_function in _HOSTS_RULES
 
 
 def _is_of_a_trigger(error: asyncpg.PostgresError) -> bool:
@@ -317,7 +326,8 @@ class _Lent:
             self._connections.release(connection)
             return
         # broken off, or the server went away: whatever state it is in, nobody gets it again
-        if not isinstance(error, Exception) or isinstance(error, (*_AWAY, TimeoutError, StoreUnavailable)):
+        is_lost = isinstance(error, (*_AWAY, StoreUnavailable)) and not _is_of_a_rule(error)
+        if is_lost or not isinstance(error, Exception):
             connection.terminate()
         self._connections.release(connection)
         with translated():

@@ -22,6 +22,7 @@ from tests.builders import (
     make_area,
     make_buyer,
     make_candidate,
+    make_exclusivity,
     make_lead,
     make_leads,
     make_offer,
@@ -276,6 +277,29 @@ async def test_what_configuration_alone_overtook_is_decided_again_without_anothe
         monkeypatch.setattr(Store, "read_leads", noted)
         assert {"no_route"} == set(kinds(await router.route_many(leads)))
     assert [3] == readings
+    assert [] == await violations(connection)
+
+
+async def test_each_try_has_an_instant_of_its_own(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, _ = await scene(connection)
+    holder = await make_candidate(connection, offer, enrollment=SECOND_CHOICE)
+    leads, claim, changes = await make_leads(connection, offer, 3), Store.claim, iter(range(1))
+
+    async def held_before(self: Store, *arguments: Any) -> Any:
+        for _ in changes:
+            await make_exclusivity(connection, offer, holder, valid_from=datetime.now(UTC))
+        return await claim(self, *arguments)
+
+    async with Router.open(database) as router:
+        monkeypatch.setattr(Store, "claim", held_before)
+        assert ["routed"] * 3 == kinds(await router.route_many(leads))
+    assert [holder] * 3 == [buyer for _, _, buyer, _ in (await written(connection))["leads"]]
+    assert not await connection.fetchval(
+        "select exists (select from pointsman.decisions d join pointsman.config_commit c"
+        " on c.version = d.config_version where d.decided_at < c.committed_at)"
+    )
     assert [] == await violations(connection)
 
 

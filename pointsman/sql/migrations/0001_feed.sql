@@ -53,10 +53,12 @@ begin
   return found_set;
 end $$;
 
--- Whether this transaction has changed configuration.
+-- Whether this transaction has changed configuration. What was sealed before COMMIT (set constraints ... immediate) has no xid
+-- any more; a setting that lasts as long as the transaction, and goes with a savepoint, says so.
 create function pointsman.has_changed() returns bool language plpgsql stable set enable_seqscan = off as $$
 begin
-  return exists (select from pointsman.config_commit c where c.xid = pg_current_xact_id_if_assigned());
+  return exists (select from pointsman.config_commit c where c.xid = pg_current_xact_id_if_assigned())
+    or current_setting('pointsman.is_sealed', true) = 'true';
 end $$;
 
 -- At COMMIT: takes the version. The lock is held from here to the end of the commit and makes versions the order of the
@@ -68,6 +70,7 @@ begin
   update pointsman.config_commit
     set version = nextval('pointsman.config_version_seq'), token = gen_random_uuid(), committed_at = clock_timestamp(), xid = null
     where change_set = new.change_set;
+  perform set_config('pointsman.is_sealed', 'true', true);
   perform pg_notify('pointsman', '');
   return null;
 end $$;

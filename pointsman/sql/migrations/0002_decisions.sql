@@ -131,8 +131,9 @@ end $$;
 --
 -- done: each lead's decision, 0 where a premise failed. repeated: when a no-route that is written already was decided, and
 -- with which flags.
--- used, positions: what was true before the batch, for k_ and r_. failed: null, or why: {"version": ..., "token": ...} that
--- are there now and so on for the whole batch, {"leads": {"1": "caps"}} lead by lead.
+-- used, positions: what was true before the batch, for k_ and r_. failed: null, or why: for the whole batch, as in
+-- {"version": ..., "token": ..., "now": ...} with what is there now and the instant at which to decide on it, or lead by lead,
+-- {"leads": {"1": "caps"}}.
 -- p_fence: a transaction id such that whatever claimed on an older configuration has a smaller one.
 -- Plans are made once (planning took longer than running), perhaps while the tables were still small, and must not go
 -- through all of a table that has grown since. So every look-up is by key, one row after another (lateral, offset 0: else the
@@ -246,7 +247,7 @@ begin
   -- 4. all locks are held: nothing that was committed before now may be missing from what the leads were decided on
   select version, token into v from pointsman.config_commit where version is not null order by version desc limit 1;
   if v.version is distinct from p_version or v.token is distinct from p_token then
-    failed := jsonb_build_object('version', v.version, 'token', v.token);
+    failed := jsonb_build_object('version', v.version, 'token', v.token, 'now', pointsman.clock());
   elsif pointsman.clock() - p_at > interval '5 seconds' then
     failed := jsonb_build_object('late', true);
   elsif coalesce(cardinality(used), 0) <> k_taken or coalesce(cardinality(positions), 0) <> r_taken then
