@@ -318,6 +318,7 @@ class Batch(State):
             [cap.window.opens for cap in full] or None,
             names[len(takes) :] or None,
             [cap.limit for cap in full] or None,
+            [cap.changed for cap in full] or None,
             usage[len(takes) :] or None,
             self._expected(winner.turn) if winner is not None and compared else None,
             [enrollment.buyer_id for enrollment in compared] or None,

@@ -77,7 +77,7 @@ _CLAIM_OF_NOTHING: tuple[Any, ...] = (
 _CLAIM_OF_NOBODY: tuple[Any, ...] = (
     *(0, UUID(int=0), 0, datetime.min.replace(tzinfo=UTC), "", "", ""),
     *([None] * 31),
-    *(False, False, *([None] * 8)),
+    *(False, False, *([None] * 9)),
 )
 """A claim of no lead, which changes nothing."""
 

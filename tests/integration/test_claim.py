@@ -40,6 +40,7 @@ from tests.stage import (
     served,
     set_clock,
     waiting_for_a_lock,
+    why_not,
     written,
 )
 
@@ -793,4 +794,24 @@ async def test_leads_in_partitions_are_routed_like_others(database: str, connect
     async with Router.open(database) as router:
         assert ["routed"] * 25 == kinds(await router.route_many(leads[:25]))
         assert ["routed"] * 5 + ["no_route"] * 10 == [(await router.route(lead)).outcome for lead in leads[25:]]
+    assert [] == await violations(connection)
+
+
+@pytest.mark.parametrize("leads", [1, 3])
+async def test_record_names_the_true_usage_of_a_full_cap_that_was_lifted_for_a_while(
+    leads: int, database: str, connection: asyncpg.Connection
+) -> None:
+    offer = await make_offer(connection)
+    buyer = await make_candidate(connection, offer, enrollment={"daily_cap": 3})
+    await make_policy(connection)
+    async with Router.open(database) as router:
+        await router.route_many(await make_leads(connection, offer, 3))
+        await connection.execute("update buyer_offers set daily_cap = null")
+        await router.route_many(await make_leads(connection, offer, 5))
+        await connection.execute("update buyer_offers set daily_cap = 3")
+        for _ in range(2):
+            last = (await router.route_many(await make_leads(connection, offer, leads)))[-1]
+            (reason,) = why_not(await router.explain_decision(last.decision_id), buyer)
+            assert (8, 3) == (reason["used"], reason["cap"])
+    assert 8 == await connection.fetchval("select used from pointsman.cap_usage")
     assert [] == await violations(connection)

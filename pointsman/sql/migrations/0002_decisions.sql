@@ -110,7 +110,7 @@ end $$;
 --
 -- ONE ORDER FOR EVERY LOCK: the seal (shared, last resort only), leads by id, new cap_usage rows, counters by key, gates by
 -- buyer, rotation rows by key, then what foreign keys take. Who claims again in the same transaction must first give the
--- locks back (roll back to a savepoint).
+-- locks back (roll back to a savepoint). What is locked out of that order (counters that are only looked at) is not waited for.
 --
 -- Each statement sees what was committed before it began (READ COMMITTED), so what is read under a lock is true. Within a
 -- window counts only grow, and positions only grow: "is full" and "stands behind" stay true once seen, and only what a
@@ -160,6 +160,7 @@ declare
   locked int;
   k_row tid[];
   r_row tid[];
+  looked_row tid[];
   stale bool := false;
   stale_buyers uuid[];
   gates uuid[];
@@ -269,16 +270,35 @@ begin
         select c.used, c.ctid as place from pointsman.cap_usage c
         where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.t, k.f) offset 0) c;
   end if;
-  -- what is only looked at needs no lock; a counter that is missing, or was not always counted, is counted unless it is full
+  -- what is only looked at needs no lock; a counter that is missing, or was not always counted, is counted. What it comes to
+  -- is written down if nobody else is at the counter and no claim on an older version is under way; nobody is waited for
   if cardinality(k_buyer) > k_taken then
-    used := used || array(
-      select case when c.used >= k.cap or c.since >= k.changed then c.used else pointsman.counted(k.b, k.o, k.f, k.t) end
-      from unnest(k_buyer[k_taken+1:], k_offer[k_taken+1:], k_kind[k_taken+1:], k_from[k_taken+1:], k_to[k_taken+1:],
-                  k_cap[k_taken+1:], k_changed[k_taken+1:]) with ordinality k(b, o, kind, f, t, cap, changed, i)
+    seen := array(
+      select case when c.since >= k.changed then c.used end
+      from unnest(k_buyer[k_taken+1:], k_offer[k_taken+1:], k_kind[k_taken+1:], k_from[k_taken+1:], k_changed[k_taken+1:])
+        with ordinality k(b, o, kind, f, changed, i)
       left join lateral (
         select c.used, c.since from pointsman.cap_usage c
         where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f) offset 0) c on true
       order by k.i);
+    if array_position(seen, null) is not null then
+      select array_agg(c.place order by k.i) into looked_row
+        from unnest(k_buyer[k_taken+1:], k_offer[k_taken+1:], k_kind[k_taken+1:], k_from[k_taken+1:], seen)
+          with ordinality k(b, o, kind, f, used, i)
+        left join lateral (
+          select c.ctid as place from pointsman.cap_usage c
+          where k.used is null and pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= p_fence
+            and (c.buyer_id, c.offer_id, c.kind, c.window_start) = (k.b, k.o, k.kind, k.f)
+          offset 0 for no key update skip locked) c on true;
+      seen := array(
+        select coalesce(k.used, pointsman.counted(k.b, k.o, k.f, k.t))
+        from unnest(k_buyer[k_taken+1:], k_offer[k_taken+1:], k_from[k_taken+1:], k_to[k_taken+1:], seen)
+          with ordinality k(b, o, f, t, used, i)
+        order by k.i);
+      update pointsman.cap_usage c set since = p_version, used = k.used
+        from unnest(looked_row, seen) k(place, used) where c.ctid = k.place;
+    end if;
+    used := used || seen;
   end if;
   if cardinality(r_buyer) > r_taken then
     positions := positions || array(

@@ -23,7 +23,7 @@ create function pointsman.claim_one_1(
   p_hour timestamptz, p_day timestamptz, p_hour_end timestamptz, p_day_end timestamptz, e_changed bigint, b_changed bigint,
   p_place int, e_hourly bigint, e_daily bigint, b_hourly bigint, b_daily bigint,
   e_hourly_used int, e_daily_used int, b_hourly_used int, b_daily_used int, is_new bool, is_first bool,
-  f_buyer uuid[], f_from timestamptz[], f_name int[], f_cap bigint[], f_used int[],
+  f_buyer uuid[], f_from timestamptz[], f_name int[], f_cap bigint[], f_changed bigint[], f_used int[],
   p_position bigint, v_buyer uuid[], v_position bigint[])
 returns bigint[]
 language plpgsql volatile set lock_timeout = '150ms' set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
@@ -128,10 +128,10 @@ begin
     -- all locks are held
     if f_buyer is not null then
       select array_agg(c.used order by k.i) into full_used
-        from unnest(f_buyer, f_from, f_name, f_cap) with ordinality k(b, f, n, cap, i)
+        from unnest(f_buyer, f_from, f_name, f_cap, f_changed) with ordinality k(b, f, n, cap, changed, i)
         join pointsman.cap_usage c on c.buyer_id = k.b and c.offer_id = case when k.n & 2 = 2 then zero else p_offer end
           and c.kind = case when k.n & 1 = 1 then 'day' else 'hour' end and c.window_start = k.f
-        where c.used >= k.cap;
+        where c.used >= k.cap and c.since >= k.changed;
       exit premises when cardinality(full_used) is distinct from cardinality(f_buyer);
     end if;
     if p_position is not null then
