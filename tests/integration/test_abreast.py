@@ -147,7 +147,7 @@ async def test_batch_is_decided_again_where_configuration_overtook_the_one_befor
         answers = await router.route_many(await make_leads(connection, offer, 60))
     assert [second] * 60 == buyers(answers)
     assert [30, 30, 30] == watched.sizes
-    assert [{"version", "token"}] == [set(failed) for failed in watched.failed if failed]
+    assert [{"version", "token", "now"}] == [set(failed) for failed in watched.failed if failed]
     assert [] == await violations(connection)
 
 
