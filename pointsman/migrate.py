@@ -378,9 +378,9 @@ async def _find_host(connection: asyncpg.Connection, installed: int) -> tuple[st
     if found:
         whole = [name for name, count in found if count == len(_TABLES)]
         return (whole or [found[0]["name"]])[0], True
-    current: str | None = await connection.fetchval("select current_schema()")
+    current: str | None = await connection.fetchval("select (array_remove(current_schemas(false), 'pointsman'))[1]")
     if current is None:
-        raise DatabaseUnfit("no schema on the search path exists; set the role's search_path")
+        raise DatabaseUnfit("no schema but `pointsman` on the search path exists; set the role's search_path")
     return current, False
 
 

@@ -174,6 +174,17 @@ async def test_empty_schema_that_was_made_for_the_router_is_used(empty_database:
     assert (await migrate(empty_database, with_host_tables=True)).baseline == 1
 
 
+async def test_hosts_tables_are_never_made_in_the_routers_schema(empty_database: str) -> None:
+    await run(empty_database, "create schema pointsman")
+    with pytest.raises(DatabaseUnfit, match="no schema but `pointsman` on the search path"):
+        await migrate(at(empty_database, search_path="pointsman"), with_host_tables=True)
+    routers_first = at(empty_database, search_path="pointsman,public")
+    assert (await migrate(routers_first, with_host_tables=True)).host_schema == "public"
+    await remove(routers_first)
+    async with connected(empty_database) as connection:
+        assert await connection.fetchval("select to_regclass('public.leads') is not null")
+
+
 async def test_schema_of_somebody_else_is_left_alone(empty_database: str) -> None:
     await run(empty_database, "create schema pointsman; create table pointsman.trains (id int)")
     with pytest.raises(DatabaseUnfit, match="belongs to something else"):
