@@ -575,7 +575,10 @@ def _instant(text: str | None) -> datetime | None:
         return None
     if age := re.fullmatch(r"(\d{1,6})([dhm])", text):
         unit = {"d": "days", "h": "hours", "m": "minutes"}[age[2]]
-        return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
+        try:
+            return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
+        except OverflowError:
+            raise CannotRun(f"`{text}` is longer ago than the year 1; give a younger age, as 7d or 12h") from None
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

@@ -53,8 +53,9 @@ def listen(host: str, port: int, keys: Sequence[ApiKey]) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
-        raise CannotListen(f"the host `{host}` is no address to listen on: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # the latter for a name with an empty or too long label
+        why = getattr(error, "strerror", None) or error
+        raise CannotListen(f"the host `{host}` is no address to listen on: {why}") from None
     if not keys and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise CannotListen(
             f"without keys the service listens on a loopback address only, and `{host}` is none; "

@@ -196,8 +196,9 @@ async def test_without_keys_the_service_listens_on_loopback_only(host: str) -> N
     assert_cannot_run(await run("serve", "--port", "0", "--host", host), "without keys", "pointsman key new")
 
 
-async def test_a_host_that_is_no_address_is_one_line() -> None:
-    assert_cannot_run(await run("serve", "--port", "0", "--host", "no-such-host.invalid"), "no-such-host.invalid")
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "a" * 64])
+async def test_a_host_that_is_no_address_is_one_line(host: str) -> None:
+    assert_cannot_run(await run("serve", "--port", "0", "--host", host), f"`{host}` is no address")
 
 
 async def test_a_misspelt_setting_is_named_with_the_nearest_right_one() -> None:
@@ -208,6 +209,19 @@ async def test_a_misspelt_setting_is_named_with_the_nearest_right_one() -> None:
 async def test_what_is_no_id_is_refused() -> None:
     assert_cannot_run(await run("explain", "lead-7"), "lead-7", "UUID")
     assert_cannot_run(await run("route", UUID(int=1), "lead-7"), "lead-7", "UUID")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", UUID(int=1), "--at", "999999d"),
+        ("replay", "--since", "999999d"),
+        ("check", "--who-owns", "60614", "--offer", UUID(int=1), "--at", "999999d"),
+    ],
+    ids=str,
+)
+async def test_an_age_before_the_year_1_is_one_line(arguments: tuple[object, ...]) -> None:
+    assert_cannot_run(await run(*arguments), "`999999d` is longer ago than the year 1")
 
 
 @pytest.mark.parametrize(
