@@ -17,8 +17,8 @@ from starlette.types import Message, Receive
 from pointsman.errors import PointsmanError
 from pointsman.wire import INTERNAL, Json, Kind, kind_of, problem, problem_detail
 
-LARGEST_BODY = 256 * 1024
-"""Bytes; 1000 lead ids take some 40,000."""
+LARGEST_BODY = 1024 * 1024
+"""Bytes; 1000 lead ids take some 40,000, and whoever sends many more is to hear how many are taken."""
 
 BODY_SECONDS = 10
 """How long a client may take to send a body."""

@@ -305,6 +305,14 @@ async def test_a_bad_body_is_422_and_is_not_repeated(body: bytes) -> None:
     assert all({"at", "message"} == set(complaint) for complaint in refusal.get("errors", []))
 
 
+@pytest.mark.parametrize("count", [10_000, 25_000])
+async def test_too_many_ids_are_422_and_hear_how_many_are_taken(count: int) -> None:
+    ids = [str(UUID(int=number)) for number in range(count)]
+    async with client_of(create_app(Failing(AssertionError("not reached")))) as client:  # type: ignore[arg-type]
+        refusal = assert_problem(await client.post("/v1/leads/route", json={"lead_ids": ids}), 422, "invalid-request")
+    assert "at most 1000 items" in refusal["detail"]
+
+
 async def test_a_thousand_ids_are_answered_and_none_is_an_empty_list(database: str) -> None:
     ids = [str(UUID(int=number)) for number in range(1000)]
     async with client_of(create_app(dsn=database)) as client:
