@@ -815,3 +815,20 @@ async def test_record_names_the_true_usage_of_a_full_cap_that_was_lifted_for_a_w
             assert (8, 3) == (reason["used"], reason["cap"])
     assert 8 == await connection.fetchval("select used from pointsman.cap_usage")
     assert [] == await violations(connection)
+
+
+async def test_each_lead_of_a_batch_is_assigned_the_buyer_of_its_own_decision(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    offer = await make_offer(connection)
+    places = ["60614", "60615"]
+    for place in places:
+        await enroll(connection, buyer := await make_buyer(connection), offer)
+        await make_area(connection, buyer, scope="postal_code", value=place)
+    await make_policy(connection)
+    leads = [await make_lead(connection, offer, id=uuid4(), postal_code=places[n % 2]) for n in range(12)]
+    async with Router.open(database) as router:
+        answers = await router.route_many(sorted(leads, reverse=True))
+    rows = await connection.fetch("select id, buyer_id from leads")
+    assert {row["id"]: row["buyer_id"] for row in rows} == {answer.lead_id: answer.buyer_id for answer in answers}
+    assert [] == await violations(connection)

@@ -182,8 +182,9 @@ begin
   end if;
 
   -- 1. the leads as they were read; distinct, so that a lead that comes twice does not pass for two
-  select array_agg(q.place), array_agg(q.part), count(distinct q.id) into l_row, l_table, locked from (
-    select l.* from (
+  -- (which a newer server counts by sorting all of them by id, so the order is said)
+  select array_agg(q.place order by q.i), array_agg(q.part order by q.i), count(distinct q.id) into l_row, l_table, locked from (
+    select x.i, l.* from (
         select * from unnest(l_id, l_offer, l_vertical, l_market, l_postal_code, l_city) with ordinality x(id, o, v, m, p, c, i)
         order by x.id offset 0) x
       left join lateral (
@@ -192,8 +193,7 @@ begin
           and l.offer_id is not distinct from x.o and l.vertical_id is not distinct from x.v
           and l.market_id is not distinct from x.m
           and l.postal_code::text is not distinct from x.p and l.city::text is not distinct from x.c
-        offset 0 for no key update) l on true
-      order by x.i) q;
+        offset 0 for no key update) l on true) q;
 
   -- 2. counters: missing rows first (all inserts before all locks, or two routers could wait for each other)
   if true = any(k_new[:k_taken]) then
