@@ -494,7 +494,7 @@ class Router:
     async def explain(self, lead_id: UUID | str) -> Explanation:
         """What would happen to the lead now, or, if the router has assigned it, what happened. Writes nothing."""
         lead_id = _id(lead_id)
-        async with self._store.connection() as connection:
+        async with self._store.reader() as connection:
             reading = await self._store.read_leads(connection, [lead_id])
             settled: dict[UUID, Answer] = {}
             leads = _open_leads([lead_id], reading, settled)
@@ -519,7 +519,7 @@ class Router:
         if at is not None and (at.tzinfo is None or not EARLIEST <= at <= LATEST):
             raise InvalidHypothesis(f"`at` is `{at}`; it must be an instant from 1970 to 8999, with its offset")
         lead_id = lead.id if isinstance(lead, Lead) else _id(lead)
-        async with self._store.connection() as connection:
+        async with self._store.reader() as connection:
             reading = await self._store.read_leads(connection, [lead_id])
             found = lead if isinstance(lead, Lead) else reading.rows[0].lead
             if found is None:
@@ -557,17 +557,17 @@ class Router:
         Raises `DecisionNotFound`, `HistoryPruned`, and rather than to explain what was not so, `HistoryHole` where some
         of the configuration's past is known to be lost and `DecisionDiffers` where the decision is not the same again.
         """
-        async with self._store.connection() as connection:
+        async with self._store.reader() as connection:
             return await self._explain_record(connection, decision_id, None)
 
     async def decision(self, decision_id: int) -> Record:
         """One record; raises `DecisionNotFound`."""
-        async with self._store.connection() as connection:
+        async with self._store.reader() as connection:
             return read_record(await self._record(connection, decision_id))
 
     async def decisions(self, lead_id: UUID) -> list[Record]:
         """The records of a lead, newest first; raises `LeadNotFound` where there is neither lead nor record."""
-        async with self._store.connection() as connection:
+        async with self._store.reader() as connection:
             records = await self._store.decisions(connection, lead_id)
             if not records and (await self._store.read_leads(connection, [lead_id])).rows[0].lead is None:
                 raise LeadNotFound(f"no such lead: `{lead_id}`")
@@ -651,7 +651,7 @@ async def _remembered(store: Store, cache: Cache) -> Beliefs:
         for row in rows:
             beliefs.positions[cache.turn(row["buyer_id"], row["offer_id"])] = row["position"]
 
-    async with store.connection() as connection, connection.transaction(readonly=True):
+    async with store.reader() as connection, connection.transaction(readonly=True):
         with collector.paused():
             await take_in(store.usage(connection, SLICE_ROWS), use)
             await take_in(store.positions(connection, SLICE_ROWS), stand)

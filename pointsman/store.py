@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
 
 LONG_READ_SECONDS = 60.0
 """How long an explanation may search the history, which no lead waits for."""
+
+READERS = 2
+"""Connections for what no lead waits for, beside those that leads are routed on: explanations, records, comparisons."""
 
 SCHEMA_VERSION = 4
 """The newest migration that this release's statements need."""
@@ -251,6 +255,7 @@ class _Connections:
 
     def __init__(self, make: Callable[[], Awaitable[asyncpg.Connection]], size: int, timeout: float) -> None:
         self._make = make
+        self._size = size
         self._timeout = timeout
         self._is_closed = False
         self._free = asyncio.Semaphore(size)
@@ -258,12 +263,17 @@ class _Connections:
         self._open: set[asyncpg.Connection] = set()
 
     async def acquire(self) -> asyncpg.Connection:
-        """A connection that nobody else has until it is released; raises `TimeoutError` if none comes free."""
+        """A connection that nobody else has until it is released; raises `StoreUnavailable` if none comes free."""
         if self._is_closed:
             raise StoreUnavailable("the router is closed")
         if self._free.locked():
-            async with asyncio.timeout(self._timeout):
-                await self._free.acquire()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise StoreUnavailable(
+                    f"each of the {self._size} connections was in use for {self._timeout:g} s"
+                ) from None
         else:
             await self._free.acquire()
         while self._idle:
@@ -338,11 +348,16 @@ class Store:
     """The router's connections to one database. They are its own: nothing is left behind on them, nothing is reset."""
 
     def __init__(
-        self, connections: _Connections, queries: dict[str, str], dsn: str, timeout: float, how: dict[str, Any]
+        self,
+        connections: _Connections,
+        readers: _Connections,
+        queries: dict[str, str],
+        dsn: str,
+        how: dict[str, Any],
     ) -> None:
-        self._timeout = timeout
         self._how = how
         self._connections = connections
+        self._readers = readers
         self._sql = queries
         self._dsn = dsn
 
@@ -369,28 +384,35 @@ class Store:
                 await connection.close(timeout=timeout)
             queries = {name: sql.replace("@host@", quote_identifier(host)) for name, sql in queries.items()}
 
-        async def connected() -> asyncpg.Connection:
+        async def connected(tell: Callable[[asyncpg.Connection], None] | None) -> asyncpg.Connection:
             connection = await connect(dsn, timeout, command_timeout=timeout, max_cached_statement_lifetime=0, **how)
             try:
                 await _prepare(connection, queries)
             except BaseException:
                 connection.terminate()
                 raise
-            if on_connect is not None:
-                on_connect(connection)
+            if tell is not None:
+                tell(connection)
             return connection
 
         # the last resort reads configuration on a second one, beside its transaction, and leads are read while others
         # are claimed
-        return cls(_Connections(connected, max(size, 2), timeout), queries, dsn, timeout, how)
+        leads = _Connections(partial(connected, on_connect), max(size, 2), timeout)
+        readers = _Connections(partial(connected, None), READERS, timeout)
+        return cls(leads, readers, queries, dsn, how)
 
     async def close(self) -> None:
         """Close every connection; what is still under way is ended."""
         self._connections.close()
+        self._readers.close()
 
     def connection(self) -> _Lent:
-        """One of the router's connections for as long as an `async with` lasts, outside of a transaction."""
+        """One of the connections for leads for as long as an `async with` lasts, outside of a transaction."""
         return _Lent(self._connections)
+
+    def reader(self) -> _Lent:
+        """The same of those for what no lead waits for, which so never has the connections of leads."""
+        return _Lent(self._readers)
 
     async def have_ready(self, count: int) -> None:
         """Make so many connections now, so that no lead waits for it."""
@@ -624,6 +646,8 @@ async def _ahead(cursor: Any, slice_rows: int) -> AsyncGenerator[list[asyncpg.Re
             yield rows
     finally:
         await asyncio.wait([coming])
+        if not coming.cancelled():
+            coming.exception()  # nobody is left to raise it to
 
 
 async def _host_schema(connection: asyncpg.Connection, installation: str) -> str:

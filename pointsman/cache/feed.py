@@ -215,7 +215,7 @@ class Cache:
         off for a while) or was wrongly applied; the feed cannot.
         """
         self._verified_at = time.monotonic()
-        async with self._store.connection() as connection:
+        async with self._store.reader() as connection:
             await self._warn_of_detached(connection)
             true = await self._read(connection)
             await self.catch_up(connection)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
@@ -18,9 +20,11 @@ from pointsman.errors import (
     HistoryPruned,
     LeadNotFound,
     PointsmanError,
+    StoreUnavailable,
 )
-from pointsman.model import Explanation, NearestMiss, Outcome
+from pointsman.model import Explanation, NearestMiss, Outcome, OutcomeKind
 from pointsman.replay import replay
+from pointsman.store import READERS
 from tests.builders import (
     MARKET,
     VERTICAL,
@@ -34,7 +38,7 @@ from tests.builders import (
     make_policy,
     rules,
 )
-from tests.stage import codes, records, set_clock, version, why_not, written
+from tests.stage import codes, records, set_clock, version, waiting_for_a_lock, why_not, written
 
 NOON = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)  # a Wednesday in Chicago, where it is 12:00
 HOUR = {"window_start": NOON, "window_end": NOON + timedelta(hours=1)}
@@ -75,6 +79,41 @@ async def test_explanation_of_now_is_what_route_does_next_and_writes_nothing(
                 outcome.buyer_id,
             )
             assert [outcome.buyer_id] == (ranks(would)[:1] or [None])
+
+
+async def test_explanations_that_wait_keep_no_lead_waiting(database: str, connection: asyncpg.Connection) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    await make_policy(connection)
+    async with Router.open(database, connections=2) as router:
+        first = await router.route(await make_lead(connection, offer))
+        assert first.decision_id is not None
+        leads = [await make_lead(connection, offer) for _ in range(20)]
+        async with connection.transaction():
+            await connection.execute("lock table pointsman.pruned in access exclusive mode")
+            explaining = [asyncio.create_task(router.explain_decision(first.decision_id)) for _ in range(6)]
+            await waiting_for_a_lock(connection)
+            answers = await router.route_many(leads)
+            assert not any(task.done() for task in explaining)
+        assert [OutcomeKind.ROUTED] * 20 == [getattr(answer, "outcome", answer) for answer in answers]
+        for explanation in await asyncio.gather(*explaining):
+            assert explanation.outcome.buyer_id == first.buyer_id
+
+
+async def test_explanation_that_no_connection_comes_free_for_says_so(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    offer = await make_offer(connection)
+    await make_candidate(connection, offer)
+    async with Router.open(database, timeout=0.5) as router:
+        decision_id = (await router.route(await make_lead(connection, offer))).decision_id
+        assert decision_id is not None
+        async with AsyncExitStack() as stack:
+            for _ in range(READERS):
+                await stack.enter_async_context(router._store.reader())
+            with pytest.raises(StoreUnavailable, match=r"^each of the 2 connections was in use for 0\.5 s$"):
+                await router.explain_decision(decision_id)
+        assert (await router.explain_decision(decision_id)).outcome.decision_id == decision_id
 
 
 async def test_eligible_are_listed_in_rank_order_with_what_ranked_them(
