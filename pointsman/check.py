@@ -219,7 +219,10 @@ class _Reader:
         question = Question(indexes.covering(lead), micros(at))
         row = await self._connection.fetchrow(self._sql["served_before"], *question.arguments(), at)
         assert row is not None
-        return ownership(indexes, question.answered(row["used"], row["positions"]), lead, micros(at))
+        state = question.answered(row["used"], row["positions"])
+        if not question.is_answered_by(state):
+            raise _undecided(at)
+        return ownership(indexes, state, lead, micros(at))
 
     async def _present(self, place: Place, market_id: UUID) -> Indexes:
         version = await self._version()
@@ -234,11 +237,18 @@ class _Reader:
         token, is_kept = (None, False) if version is None else await self._store.token_at(self._connection, version)
         if version is None or token is None or not is_kept:
             raise HistoryPruned(f"the configuration of {at.isoformat()} is not kept")
-        (await read_extent(self._connection)).require_whole(version)
+        extent = await read_extent(self._connection)
+        extent.require_whole(version)
+        if extent.whole_from is not None and micros(at) < extent.whole_from:
+            raise _undecided(at)
         indexes = Indexes(version, token)
         for table, image in await self._store.images_at(self._connection, version, place.offer_id, market_id):
             indexes.apply(Change(table, "", image), version)
         return indexes
+
+
+def _undecided(at: datetime) -> HistoryPruned:
+    return HistoryPruned(f"decisions that say who was full or next at {at.isoformat()} were pruned")
 
 
 def _open_caps(configuration: Configuration) -> dict[Counter, Cap]:

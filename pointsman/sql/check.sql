@@ -92,14 +92,18 @@ select i.* from pointsman.image_offer_exclusivities i where i.offer_id = $1 and 
 select i.* from pointsman.image_routing_policies i where $1::uuid is not distinct from $1 and $2::uuid is not distinct from $2
 
 -- name: served_before
--- Usage and positions as the decisions before instant $9 left them.
+-- Usage and positions as the decisions before instant $9 left them. As in state_before, usage is null where it is not known.
 select
   array(
-    select pointsman.counted(k.b, k.o, k.f, least(k.t, $9::timestamptz))
+    select case when coalesce(k.f >= (select p.before from pointsman.pruned p), true) or not exists (
+        select from pointsman.pruned_turn t
+        where t.buyer_id = k.b and (k.o = '00000000-0000-0000-0000-000000000000' or t.offer_id = k.o))
+      then pointsman.counted(k.b, k.o, k.f, least(k.t, $9::timestamptz)) end
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
       with ordinality k(b, o, kind, f, t, changed, i) order by k.i) as used,
   array(
-    select coalesce((
-      select max(d.id) from pointsman.decisions d
-      where d.buyer_id = r.b and d.offer_id = r.o and d.decided_at < $9::timestamptz), 0)
+    select coalesce(
+      (select max(d.id) from pointsman.decisions d
+       where d.buyer_id = r.b and d.offer_id = r.o and d.decided_at < $9::timestamptz),
+      (select p.position from pointsman.pruned_turn p where (p.buyer_id, p.offer_id) = (r.b, r.o)), 0)
     from unnest($7::uuid[], $8::uuid[]) with ordinality r(b, o, i) order by r.i) as positions

@@ -18,12 +18,14 @@ import asyncpg
 import pytest
 
 from pointsman import Router
+from pointsman.check import Place, who_owns
 from pointsman.errors import Busy, HistoryPruned
 from pointsman.history import History
 from pointsman.prune import Pruned, TooYoung, prune
 from pointsman.replay import replay
 from pointsman.store import connect
 from tests.builders import (
+    MARKET,
     enroll,
     make_area,
     make_candidate,
@@ -223,6 +225,32 @@ async def test_usage_that_prune_made_unknown_is_never_told(
                 await router.explain(leads[1])
     proved = (await replay(database)).same_version
     assert (1, 0) == (proved.equal, proved.different)
+
+
+async def test_who_owns_is_the_same_or_not_told(database: str, connection: asyncpg.Connection) -> None:
+    offer = await make_offer(connection)
+    for _ in range(2):
+        await make_candidate(connection, offer, enrollment={"daily_cap": 2})
+    await make_policy(connection, rules=rules(strategy={"kind": "rotation"}))
+    await connection.execute("update pointsman.config_commit set committed_at = $1", LONG_AGO - timedelta(days=1))
+    await set_clock(connection, LONG_AGO)
+    async with Router.open(database) as router:
+        served = (await router.route(await make_lead(connection, offer))).buyer_id
+
+    async def next_at(at: datetime) -> UUID:
+        (owned,) = (await who_owns(database, Place(offer, "60614", MARKET), at)).answers
+        return owned.eligible[0].buyer_id
+
+    instants = [LONG_AGO + timedelta(days=days) for days in (6, 10)]
+    await set_clock(connection, NOW)
+    before = [await next_at(at) for at in instants]
+    assert served not in before
+    assert 1 == (await prune(database, days=DAYS)).decisions
+    assert before == [await next_at(at) for at in instants]
+    for hours in (-1, 3):  # older than what is kept, and in a day of which some is not
+        await connection.execute("update pointsman.pruned set before = $1", LONG_AGO + timedelta(hours=1))
+        with pytest.raises(HistoryPruned, match="who was full or next"):
+            await next_at(LONG_AGO + timedelta(hours=hours))
 
 
 async def test_open_router_does_not_notice(database: str, connection: asyncpg.Connection) -> None:
