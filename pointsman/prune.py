@@ -21,7 +21,11 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
 
 SHORTEST_DAYS: Final = 3
-"""Younger decisions are what caps count: a local day can last more than a day, and zones are a day apart."""
+"""Younger decisions are what caps count: a local day can last more than a day, and zones are a day apart. Counters of
+windows that began earlier always go."""
+
+LOCK: Final = 7203379
+"""The advisory lock of a running prune; two above the seal's, and one above the demo's."""
 
 SLICE: Final = 5_000
 CONNECT_SECONDS: Final = 10
@@ -78,7 +82,7 @@ class _Pruning:
         self._sql = read_queries((files("pointsman.sql") / "prune.sql").read_text("utf-8"))
 
     async def run(self, days: int) -> Pruned:
-        if not await self._value("alone"):
+        if not await self._value("alone", LOCK):
             raise Busy("another prune of this database is running")
         extent = await self._connection.fetchrow(self._sql["extent"], days)
         assert extent is not None
@@ -86,7 +90,7 @@ class _Pruning:
         if extent["decisions"]:
             await self._execute("remember", cutoff)
         decisions = await self._decisions(cutoff, extent["decisions"])
-        counters = await self._counters(cutoff)
+        counters = await self._counters()
         horizon = await self._connection.fetchrow(self._sql["horizon"], cutoff)
         if horizon is None or not horizon["commits"]:
             return Pruned(cutoff, decisions, counters, None, 0, 0)
@@ -105,9 +109,9 @@ class _Pruning:
             self._progress("decisions removed", removed, total)
         return removed
 
-    async def _counters(self, cutoff: datetime) -> int:
+    async def _counters(self) -> int:
         removed = 0
-        while gone := await self._execute("delete_counters", cutoff, SLICE):
+        while gone := await self._execute("delete_counters", SHORTEST_DAYS, SLICE):
             removed += gone
             self._progress("counters removed", removed, removed)
         return removed

@@ -2,7 +2,7 @@
 
 -- name: alone
 -- Whether no other prune of this database is running; held for the session.
-select pg_try_advisory_lock(7203378)
+select pg_try_advisory_lock($1)
 
 -- name: extent
 -- The instant before which decisions go, and how many of them there are.
@@ -29,9 +29,10 @@ turns as (
 select (select max(id) from page) as last, (select count(*) from gone) as gone
 
 -- name: delete_counters
--- Some counters of windows that began before $1: nothing counts in them any more.
+-- Some counters of windows that began more than $1 days ago: nothing counts in them any more, whatever decisions are kept.
 with old as (
-  select buyer_id, offer_id, kind, window_start from pointsman.cap_usage where window_start < $1 limit $2)
+  select buyer_id, offer_id, kind, window_start from pointsman.cap_usage
+  where window_start < pointsman.clock() - make_interval(days => $1::int) limit $2)
 delete from pointsman.cap_usage c using old o
 where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (o.buyer_id, o.offer_id, o.kind, o.window_start)
 

@@ -21,7 +21,7 @@ from pointsman import Router
 from pointsman.check import Place, who_owns
 from pointsman.errors import Busy, HistoryPruned
 from pointsman.history import History
-from pointsman.prune import Pruned, TooYoung, prune
+from pointsman.prune import LOCK, Pruned, TooYoung, prune
 from pointsman.replay import replay
 from pointsman.store import connect
 from tests.builders import (
@@ -373,6 +373,7 @@ async def test_leads_are_routed_while_any_statement_holds_its_locks(
 
 async def test_nothing_old_is_nothing_to_do(database: str, connection: asyncpg.Connection) -> None:
     await live(database, connection)
+    await connection.execute("delete from pointsman.cap_usage where window_start < $1", NOW - timedelta(days=2))
     before = await numbers(connection)
     pruned = await prune(database, days=30)
     assert (0, 0, None, 0) == (pruned.decisions, pruned.counters, pruned.horizon, pruned.commits)
@@ -382,12 +383,27 @@ async def test_nothing_old_is_nothing_to_do(database: str, connection: asyncpg.C
     assert (0, 0) == (again.decisions, again.commits)
 
 
+async def test_counters_in_which_nothing_counts_any_more_go_though_their_decisions_stay(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    leads = await live(database, connection)
+    began = "select array_agg(distinct window_start < $1) from pointsman.cap_usage"
+    assert [False, True] == sorted(await connection.fetchval(began, NOW - timedelta(days=3)))
+    async with Router.open(database) as router:
+        before = [await router.explain(lead) for lead in leads]
+        pruned = await prune(database, days=30)
+        assert (0, True) == (pruned.decisions, pruned.counters > 0)
+        assert [False] == await connection.fetchval(began, NOW - timedelta(days=3))
+        assert before == [await router.explain(lead) for lead in leads]
+    assert [] == await violations(connection)
+
+
 async def test_the_last_three_days_are_never_removed(database: str) -> None:
     with pytest.raises(TooYoung):
         await prune(database, days=2)
 
 
 async def test_two_at_once_are_one_and_a_refusal(database: str, connection: asyncpg.Connection) -> None:
-    await connection.execute("select pg_advisory_lock(7203378)")
+    await connection.execute(f"select pg_advisory_lock({LOCK})")
     with pytest.raises(Busy, match="another prune"):
         await prune(database, days=DAYS)

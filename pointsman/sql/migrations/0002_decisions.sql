@@ -15,6 +15,7 @@ create table pointsman.cap_usage (
   since bigint not null default -1,
   primary key (buyer_id, offer_id, kind, window_start)
 ) with (fillfactor = 50);
+create index on pointsman.cap_usage (window_start);  -- for routers that open, and for prune: most counters are of the past
 
 -- Where each enrollment stands: the decision that last served it. Every routed lead writes its enrollment's row, whatever
 -- the strategy, so its lock is also the lock under which an enrollment may be counted. The row with offer_id zero is the
