@@ -18,7 +18,7 @@ from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.engine.configuration import NOBODY
 from pointsman.errors import HistoryHole
 from pointsman.model import micros
-from pointsman.store import Connection, read_image, read_queries
+from pointsman.store import LONG_READ_SECONDS, Connection, read_image, read_queries
 
 SLICE = 1_000
 
@@ -58,7 +58,7 @@ class Extent(NamedTuple):
 
 async def read_extent(connection: Connection) -> Extent:
     """How much of the history the connection's transaction sees."""
-    row = await connection.fetchrow(queries()["extent"])
+    row = await connection.fetchrow(queries()["extent"], timeout=LONG_READ_SECONDS)
     assert row is not None
     before = row["whole_from"]
     return Extent(**{**row, "whole_from": None if before is None else micros(before)})

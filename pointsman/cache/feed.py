@@ -27,7 +27,7 @@ from pointsman.cache.areas import Areas
 from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.cache.loading import Loading
 from pointsman.engine.configuration import Buyer, Enrollment, turn
-from pointsman.errors import DatabaseUnfit, NotReady
+from pointsman.errors import DatabaseUnfit, NotReady, PointsmanError
 from pointsman.metrics import Metrics
 from pointsman.store import Connection, RowImage, Store, Version, translated
 
@@ -81,6 +81,7 @@ class Cache:
         self._indexes: Indexes | None = None
         self._replaced: list[Indexes] = []
         self._is_whole = False
+        self._is_interrupted = False  # while a change was applied, of which nothing is wrong
         self._lock = asyncio.Lock()
         self._doorbell = asyncio.Event()
         self._rung_at = float("-inf")
@@ -258,9 +259,11 @@ class Cache:
 
     @property
     def _at(self) -> Version | None:
-        """The version that is applied whole, None where none is."""
+        """The version that the indexes can be followed from, None where they have to be loaded."""
         indexes = self._indexes
-        return None if indexes is None or not self._is_whole else Version(indexes.version, indexes.token)
+        if indexes is None or not (self._is_whole or self._is_interrupted):
+            return None
+        return Version(indexes.version, indexes.token)
 
     def _has(self, version: Version) -> bool:
         indexes = self._indexes
@@ -319,20 +322,30 @@ class Cache:
                 await self._apply(connection, indexes, changes)
 
     async def _apply(self, connection: Connection, indexes: Indexes, changes: list[RowImage]) -> None:
-        """Apply these, or all there is if that is more, in place; what breaks off on the way loads anew."""
-        if len(changes) == LOGGED_ROWS:
-            is_followed = await self._apply_many(connection, indexes)
-        elif is_followed := _says_all(changes):
-            self._is_whole = False
-            await _apply(indexes, changes)
-            self._metrics.changes.inc(len(changes))
-        if not is_followed:
-            await self._load(connection)
-        self._is_whole = True
+        """Apply these, or all there is if that is more, in place.
 
-    async def _apply_many(self, connection: Connection, indexes: Indexes) -> bool:
-        """Apply all that there is, slice by slice as it is read; false if the feed does not say what to apply."""
+        Where who reads them goes away (a caller, or its connection) the next begins once more: a row that is applied
+        again is as it was. Whatever else breaks off loads anew.
+        """
         since = Version(indexes.version, indexes.token)
+        self._is_interrupted = False
+        try:
+            if len(changes) == LOGGED_ROWS:
+                is_followed = await self._apply_many(connection, indexes, since)
+            elif is_followed := _says_all(changes):
+                self._is_whole = False
+                await _apply(indexes, changes)
+                self._metrics.changes.inc(len(changes))
+            if not is_followed:
+                await self._load(connection)
+            self._is_whole = True
+        except (asyncio.CancelledError, PointsmanError):
+            indexes.version, indexes.token = since
+            self._is_interrupted = not self._is_whole
+            raise
+
+    async def _apply_many(self, connection: Connection, indexes: Indexes, since: Version) -> bool:
+        """Apply all that there is, slice by slice as it is read; false if the feed does not say what to apply."""
         self._is_whole = False
         with translated():
             async with (

@@ -473,6 +473,50 @@ async def test_apply_that_breaks_off_loads_anew_and_never_decides_on_half_a_vers
         assert indexes(router) is not before
 
 
+@pytest.mark.parametrize("ending", ["caller", "connection"])
+async def test_import_whose_reader_goes_away_is_gone_on_with_and_not_loaded_anew(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    offer, first, second = await two_buyers(connection)
+    lead = await make_lead(connection, offer)
+    apply, applied = Indexes.apply, []
+
+    async with Router.open(database) as router, another(database) as own:
+        before = indexes(router)
+        await router.cache.stop()  # so that only callers apply what comes
+
+        def interrupted(self: Indexes, change: object, at: int) -> None:
+            apply(self, change, at)  # type: ignore[arg-type]
+            applied.append(at)
+            if len(applied) == 700:
+                if ending == "caller":
+                    task.cancel()
+                else:
+                    raise ConnectionResetError("by peer")
+
+        monkeypatch.setattr(Indexes, "apply", interrupted)
+        async with connection.transaction():
+            await connection.execute("update buyers set status = 'paused' where id = $1", first)
+            for cap in (5, 7, 5):
+                await connection.execute("update buyer_offers set daily_cap = $1", cap)
+            for number in range(500):
+                await make_area(connection, second, scope="postal_code", value=str(10_000 + number))
+            await connection.execute("delete from buyer_service_areas where value < '10250'")
+            await connection.execute("update buyer_service_areas set value = '1' || value where value is not null")
+
+        async def routed() -> Outcome:
+            async with own.transaction():
+                return await router.route(lead, connection=own)
+
+        task = asyncio.create_task(routed())
+        with pytest.raises((asyncio.CancelledError, PointsmanError)):
+            await task
+        assert len(applied) in (700, 750)  # to the end of the slice
+        assert second == (await router.route(lead)).buyer_id
+        assert indexes(router) is before
+        assert {} == await router.cache.verify()
+
+
 # many routers, few connections
 
 
