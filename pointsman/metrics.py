@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from time import perf_counter
 from typing import Any, NamedTuple, NoReturn
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -28,7 +29,7 @@ PREMISES = ("version", "late", "missing", "alone", "settled", "lead_changed", "a
 """Why a claim did not hold: of a whole batch the first four, of one lead the others."""
 TRIES = ("first", "again", "last_resort")
 COUNT_AFTER_SECONDS = 0.002
-"""Few enough numbers at once: what several leads told is counted while another one is under way."""
+"""How long what was told waits to be counted: short, so that no lead has what many others told counted beside it."""
 TICK_SECONDS = 0.1
 TICKS_A_REFRESH = 10
 
@@ -37,6 +38,8 @@ _STALLS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _KINDS = tuple(name for name, value in vars(errors).items() if isinstance(value, type))
 _INTERNAL = "internal"
+
+log = structlog.get_logger()
 
 
 class Gauges(NamedTuple):
@@ -202,11 +205,20 @@ class Metrics:
         return generate_latest(everyone)
 
     async def watch(self, gauges: Callable[[], Gauges]) -> NoReturn:
-        """Measure by how much the event loop is late, and keep the gauges up to date, for ever."""
-        ticks = 0
+        """Measure by how much the event loop is late, and keep the gauges up to date, for ever.
+
+        Gauges that cannot be read are left as they are, which the log says once, until they can be read again.
+        """
+        ticks, is_told = 0, False
         while True:
             if ticks % TICKS_A_REFRESH == 0:
-                self.refresh(gauges())
+                try:
+                    self.refresh(gauges())
+                    is_told = False
+                except Exception:  # whatever it was: nobody would notice that the watch has ended
+                    if not is_told:
+                        log.warning("gauges cannot be brought up to date, and show what was before", exc_info=True)
+                    is_told = True
             ticks += 1
             due = perf_counter() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)

@@ -15,12 +15,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
-from structlog.testing import CapturingLoggerFactory
+from structlog.testing import CapturingLoggerFactory, capture_logs
 
 from pointsman import Router, tracing
 from pointsman.api import create_app
 from pointsman.cache.feed import FeedState
-from pointsman.metrics import PREMISES, TRIES, Metrics
+from pointsman.metrics import PREMISES, TRIES, Gauges, Metrics
 from tests.builders import make_candidate, make_lead, make_offer, make_policy
 from tests.http_client import client_of
 from tests.stage import end_sessions, follows, until
@@ -121,6 +121,30 @@ async def test_a_loop_that_stood_still_is_seen(database: str) -> None:
             )
 
         await until(seen, "a stall")
+
+
+async def test_a_gauge_that_cannot_be_read_is_told_once_and_the_watch_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pointsman.metrics.TICK_SECONDS", 0)
+    metrics, asked, shown = Metrics(FeedState), 0, asyncio.Event()
+
+    def gauges() -> Gauges:
+        nonlocal asked
+        asked += 1
+        if asked in (1, 2, 4):
+            raise KeyError("sizes")
+        if asked > 4:
+            shown.set()
+        return Gauges("fresh", asked, 0, 0.0, {}, 0, (0, 0), 0)
+
+    with capture_logs() as lines:
+        watch = asyncio.create_task(metrics.watch(gauges))
+        try:
+            await asyncio.wait_for(shown.wait(), 10)
+        finally:
+            watch.cancel()
+    assert 2 == len(lines) == len([line for line in lines if "gauges" in line["event"] and line["exc_info"]])
+    assert metrics.registry.get_sample_value("pointsman_config_version") >= 5
+    assert metrics.registry.get_sample_value("pointsman_event_loop_stall_seconds_count") >= 40
 
 
 async def test_label_values_are_few_and_known_beforehand(database: str) -> None:
