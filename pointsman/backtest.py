@@ -217,7 +217,7 @@ async def _arrivals(
     """Every lead with what became of it and what would have."""
     arrivals: dict[tuple[UUID, int], Arrival] = {}
     configuration, state = _Configuration(connection), None
-    cursor = await connection.cursor(queries("replay.sql")["arrivals"], since)
+    cursor = await connection.cursor(queries()["arrivals"], since)
     done = 0
     while rows := await cursor.fetch(SLICE):
         if state is None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from pointsman.findings import Code, Configuration, Finding, Level, Subject, fin
 from pointsman.history import read_extent
 from pointsman.model import Lead, micros
 from pointsman.ownership import Ownership, ownership
-from pointsman.store import LONG_READ_SECONDS, Connection, Store, Version, quote_identifier, read_queries
+from pointsman.store import LONG_READ_SECONDS, Connection, Store, Version, queries_of, quote_identifier
 from pointsman.wire import reason_json
 
 COUNTERS_AT_ONCE: Final = 5_000
@@ -123,7 +122,7 @@ async def _reading(dsn: str) -> AsyncIterator[_Reader]:
             store.connection() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            queries = read_queries((files("pointsman.sql") / "check.sql").read_text("utf-8"))
+            queries = queries_of("check")
             host = quote_identifier(await connection.fetchval(queries["host"]))
             yield _Reader(store, connection, {name: sql.replace("@host@", host) for name, sql in queries.items()})
     finally:
@@ -216,7 +215,7 @@ class _Reader:
         offer = indexes.offer(place.offer_id)
         vertical_id = None if offer is None else offer.vertical_id
         lead = Lead(UUID(int=0), place.offer_id, vertical_id, market_id, place.postal_code, place.city)
-        question = Question(indexes.covering(lead), micros(at))
+        question = Question.of(indexes.covering(lead), micros(at))
         row = await self._connection.fetchrow(self._sql["served_before"], *question.arguments(), at)
         assert row is not None
         state = question.answered(row["used"], row["positions"])

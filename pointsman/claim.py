@@ -418,15 +418,17 @@ def counter_arrays(asked: Iterable[Cap]) -> list[list[Any]]:
 
 
 class Question:
-    """Usage and positions to be read of all that leads could be given to."""
+    """Usage to be read of what caps count, and positions of enrollments."""
 
-    def __init__(self, candidates: Iterable[Enrollment], at: int) -> None:
-        self._turns: dict[bytes, Enrollment] = {}
-        self._caps: dict[Counter, Cap] = {}
-        for enrollment in candidates:
-            self._turns[enrollment.turn] = enrollment
-            for cap in caps(enrollment, at):
-                self._caps[cap.counter] = cap
+    def __init__(self, turns: Iterable[Enrollment], asked: Iterable[Cap]) -> None:
+        self._turns = {enrollment.turn: enrollment for enrollment in turns}
+        self._caps = {cap.counter: cap for cap in asked}
+
+    @classmethod
+    def of(cls, candidates: Iterable[Enrollment], at: int) -> Question:
+        """All that is to be known of those to whom leads could be given at an instant."""
+        candidates = list(candidates)
+        return cls(candidates, (cap for enrollment in candidates for cap in caps(enrollment, at)))
 
     def arguments(self) -> list[list[Any]]:
         """Counters (holders, kinds, windows, last changes), then enrollments, as the statements take them."""

@@ -7,8 +7,6 @@ proves nothing. What does prove a loss raises `HistoryHole`, so that nothing is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,7 +16,7 @@ from pointsman.cache.indexes import TABLES, Change, Indexes
 from pointsman.engine.configuration import NOBODY
 from pointsman.errors import HistoryHole
 from pointsman.model import micros
-from pointsman.store import LONG_READ_SECONDS, Connection, read_image, read_queries
+from pointsman.store import LONG_READ_SECONDS, Connection, queries_of, read_image
 
 SLICE = 1_000
 
@@ -58,7 +56,7 @@ class Extent(NamedTuple):
 
 async def read_extent(connection: Connection) -> Extent:
     """How much of the history the connection's transaction sees."""
-    row = await connection.fetchrow(queries()["extent"], timeout=LONG_READ_SECONDS)
+    row = await connection.fetchrow(queries_of("history")["extent"], timeout=LONG_READ_SECONDS)
     assert row is not None
     before = row["whole_from"]
     return Extent(**{**row, "whole_from": None if before is None else micros(before)})
@@ -101,7 +99,7 @@ class History:
     async def _next(self) -> asyncpg.Record | None:
         if self._place == len(self._rows):
             if self._cursor is None:
-                self._cursor = await self._connection.cursor(queries()["walk"], self._first)
+                self._cursor = await self._connection.cursor(queries_of("history")["walk"], self._first)
             self._rows, self._place = await self._cursor.fetch(SLICE), 0
         return self._rows[self._place] if self._rows else None
 
@@ -131,9 +129,3 @@ def _keys(indexes: Indexes, table: str) -> list[str]:
         indexes.policies,
     )
     return [str(key) for key in rows[TABLES.index(table)]]
-
-
-@cache
-def queries() -> dict[str, str]:
-    """The statements on the history, by name."""
-    return read_queries((files("pointsman.sql") / "history.sql").read_text("utf-8"))

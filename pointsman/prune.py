@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
 
 from pointsman.errors import Busy, PointsmanError
-from pointsman.store import connect, read_queries, translated
+from pointsman.store import connect, queries_of, translated
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
@@ -79,7 +78,7 @@ class _Pruning:
     def __init__(self, connection: asyncpg.Connection, progress: Progress) -> None:
         self._connection = connection
         self._progress = progress
-        self._sql = read_queries((files("pointsman.sql") / "prune.sql").read_text("utf-8"))
+        self._sql = queries_of("prune")
 
     async def run(self, days: int) -> Pruned:
         if not await self._value("alone", LOCK):

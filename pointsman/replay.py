@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
-from importlib.resources import files
 from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -24,12 +23,12 @@ import asyncpg
 
 from pointsman import engine
 from pointsman.cache.collector import paused
-from pointsman.claim import VERSIONS, counter_arrays
+from pointsman.claim import VERSIONS, Question
 from pointsman.engine.capacity import State
 from pointsman.errors import DecisionNotFound, LeadNotFound, PointsmanError
 from pointsman.history import SLICE, Extent, History, missing_version, read_extent
 from pointsman.proof import Again, Answers, Before, Difference, Fact, Served, again, compare, instant_of, require_named
-from pointsman.store import connect, read_queries, translated
+from pointsman.store import connect, queries_of, translated
 
 Connection = asyncpg.Connection
 Progress = Callable[[int, int], None]
@@ -204,7 +203,7 @@ def newer(report: Report) -> Difference | None:
 
 
 async def _sample(connection: Connection, selection: Selection, count: int) -> tuple[int, ...]:
-    rows = await connection.fetch(queries("replay.sql")["sample"], selection.since, selection.lead_id, count)
+    rows = await connection.fetch(queries()["sample"], selection.since, selection.lead_id, count)
     return tuple(row["id"] for row in rows)
 
 
@@ -217,7 +216,7 @@ class Replaying:
     def __init__(self, connection: Connection, selection: Selection, extent: Extent) -> None:
         self._connection = connection
         self._selection = selection
-        self._sql = queries("replay.sql")
+        self._sql = queries()
         self._extent = extent
 
     @classmethod
@@ -327,24 +326,15 @@ class Replaying:
 
     async def _answers(self, made: Again) -> Before:
         """What the decisions before one left, asked of the database for just that one."""
-        decision, state = made.decision, State()
+        decision = made.decision
         if decision is None or not (decision.takes or decision.full or decision.compared):
-            return Answers(state)
-        asked, compared = (*decision.takes, *decision.full), decision.compared
-        buyers, offers, kinds, starts, ends, _, changed = counter_arrays(asked)
+            return Answers(State())
+        question = Question(decision.compared, (*decision.takes, *decision.full))
         row = await self._connection.fetchrow(
-            queries("queries.sql")["state_before"],
-            *(buyers, offers, kinds, starts, ends, changed),
-            [enrollment.buyer_id for enrollment in compared],
-            [enrollment.offer_id for enrollment in compared],
-            made.row["id"],
+            queries_of("queries")["state_before"], *question.arguments(), made.row["id"]
         )
         assert row is not None
-        state.used = {cap.counter: used for cap, used in zip(asked, row["used"], strict=True) if used is not None}
-        state.positions = {
-            enrollment.turn: position for enrollment, position in zip(compared, row["positions"], strict=True)
-        }
-        return Answers(state)
+        return Answers(question.answered(row["used"], row["positions"]))
 
     async def _fetchval(self, statement: str, *arguments: Any) -> Any:
         return await self._connection.fetchval(self._sql[statement], *self._selection.arguments, *arguments)
@@ -376,7 +366,7 @@ class _ServedSoFar:
 async def served_before(connection: Connection, first_id: int, known_from: int | None = None) -> Served:
     """Who was served by decisions before one, as far as windows may still count them, and by each one's last."""
     served = Served(known_from)
-    async for row in connection.cursor(queries("replay.sql")["served_before"], first_id, prefetch=SLICE):
+    async for row in connection.cursor(queries()["served_before"], first_id, prefetch=SLICE):
         take_in(served, row)
     return served
 
@@ -406,7 +396,7 @@ async def _in_processes(
         replaying = await Replaying.begin(connection, selection)
         report = await replaying.preliminary()
         parts = await replaying.bounds(jobs) if replaying.is_possible else []
-        snapshot = await connection.fetchval(queries("replay.sql")["export_snapshot"])
+        snapshot = await connection.fetchval(queries()["export_snapshot"])
         total = await replaying.count()
     spawn = multiprocessing.get_context("spawn")
     done = spawn.Value("q", 0)
@@ -462,10 +452,9 @@ async def reading(dsn: str, snapshot: str | None = None) -> AsyncIterator[Connec
 
 
 @cache
-def queries(file: str) -> dict[str, str]:
-    """The named statements of a file, where decisions are chosen as a `Selection` says."""
-    text = (files("pointsman.sql") / file).read_text("utf-8")
-    return {name: sql.replace("@chosen@", _CHOSEN) for name, sql in read_queries(text).items()}
+def queries() -> dict[str, str]:
+    """The statements by name, where decisions are chosen as a `Selection` says."""
+    return {name: sql.replace("@chosen@", _CHOSEN) for name, sql in queries_of("replay").items()}
 
 
 def _nothing(done: int, total: int) -> None:

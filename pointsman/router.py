@@ -355,7 +355,7 @@ class Router:
                 return []
             reading, leads, version = found
             indexes = await self.cache.at_least(version, connection)
-            question = Question(_candidates(indexes, leads), micros(reading.now))
+            question = Question.of(_candidates(indexes, leads), micros(reading.now))
             held = await self._store.hold(
                 connection, [version.number, [lead.id for lead in leads], *question.arguments()]
             )
@@ -425,7 +425,7 @@ class Router:
     ) -> State:
         """Usage and positions of all that the leads could be given to, read now."""
         indexes = await self.cache.at_least(version, connection)
-        question = Question(_candidates(indexes, leads), micros(reading.now))
+        question = Question.of(_candidates(indexes, leads), micros(reading.now))
         return question.answered(*await self._store.state(connection, question.arguments()))
 
     async def _open(
@@ -533,7 +533,7 @@ class Router:
         """What would happen to the lead on the configuration and the state of now."""
         for _ in range(EXPLAIN_TRIES):
             indexes = await self.cache.at_least(version, connection)
-            question = Question(indexes.covering(lead), at)
+            question = Question.of(indexes.covering(lead), at)
             state = question.answered(*await self._store.state(connection, question.arguments()))
             indexes = await self.cache.at_least(version, connection)
             if indexes.version == version.number:
@@ -591,7 +591,7 @@ class Router:
             indexes = await self._indexes_at(connection, record, extent)
             if not is_intact(row, indexes):
                 raise _differing(row)
-            question = Question(indexes.covering(record.lead), micros(record.decided_at))
+            question = Question.of(indexes.covering(record.lead), micros(record.decided_at))
             before = await self._store.state_before(connection, decision_id, question.arguments())
         around = question.answered(*before)
         require_named(row, indexes)

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -173,6 +173,12 @@ def read_queries(text: str) -> dict[str, str]:
     """The statements of a `.sql` file by the names in their `-- name:` lines."""
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
     return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@cache
+def queries_of(file: str) -> Mapping[str, str]:
+    """The statements of one of the package's own files, by name."""
+    return read_queries((files("pointsman.sql") / f"{file}.sql").read_text("utf-8"))
 
 
 @contextmanager
@@ -378,11 +384,10 @@ class Store:
         with translated():
             connection = await connect(dsn, timeout, **how)
             try:
-                queries = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))
-                host = await _host_schema(connection, queries["installation"])
+                host = quote_identifier(await _host_schema(connection, queries_of("queries")["installation"]))
             finally:
                 await connection.close(timeout=timeout)
-            queries = {name: sql.replace("@host@", quote_identifier(host)) for name, sql in queries.items()}
+            queries = {name: sql.replace("@host@", host) for name, sql in queries_of("queries").items()}
 
         async def connected(tell: Callable[[asyncpg.Connection], None] | None) -> asyncpg.Connection:
             connection = await connect(dsn, timeout, command_timeout=timeout, max_cached_statement_lifetime=0, **how)

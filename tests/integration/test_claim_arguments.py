@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 import asyncpg
@@ -19,7 +18,7 @@ from pointsman.engine.configuration import NOBODY
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.record import digest, head, packed_state
 from pointsman.model import Lead, instant
-from pointsman.store import Version, read_queries
+from pointsman.store import Version, queries_of
 from tests.unit.worlds import (
     MARKET,
     NOON,
@@ -209,5 +208,5 @@ async def test_a_statement_and_the_claim_that_prepares_it_have_as_many_arguments
     connection: asyncpg.Connection, name: str, function: str, of_nobody: tuple[Any, ...]
 ) -> None:
     taken = await by_name(connection, function, of_nobody)
-    sql = read_queries((files("pointsman.sql") / "queries.sql").read_text("utf-8"))[name]
+    sql = queries_of("queries")[name]
     assert [f"${place}" for place in range(1, len(taken) + 1)] == re.findall(r"\$\d+", sql)
