@@ -17,7 +17,7 @@ from uuid import UUID
 
 from pointsman.claim import Batch
 from pointsman.errors import NotReady, PointsmanError
-from pointsman.metrics import Metrics
+from pointsman.metrics import Answer, Metrics
 from pointsman.model import Outcome, OutcomeKind
 
 LARGEST_BATCH = 500
@@ -30,7 +30,6 @@ PATIENCE_SECONDS = 1.0
 LEAST_ABREAST = 20
 """How many leads are worth a flush beside another: fewer cost more in batches of their own than they gain."""
 
-Answer = Outcome | PointsmanError
 Waiter = asyncio.Future[Answer]
 Calls = dict[UUID, list[Waiter]]
 """The leads of a batch, each with all who asked for it."""

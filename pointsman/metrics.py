@@ -23,6 +23,7 @@ from pointsman.model import Cause, Outcome, OutcomeKind
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Answer = Outcome | PointsmanError
+"""What becomes of a lead that was to be routed."""
 
 PHASES = ("read", "decide", "claim", "whole")
 PREMISES = ("version", "late", "missing", "alone", "settled", "lead_changed", "after", "caps", "rotation")

@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from pointsman import engine, tracing
-from pointsman.batching import ABREAST, Answer, Batching, Turn
+from pointsman.batching import ABREAST, Batching, Turn
 from pointsman.cache import collector
 from pointsman.cache.feed import SLICE_ROWS, Cache, FeedState, take_in
 from pointsman.cache.indexes import Change, Indexes
@@ -42,7 +42,7 @@ from pointsman.errors import (
     UnsuitableTransaction,
 )
 from pointsman.history import Extent, missing_version, read_extent
-from pointsman.metrics import Gauges, Metrics
+from pointsman.metrics import Answer, Gauges, Metrics
 from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
 from pointsman.proof import Answers, again, compare, is_intact, require_named
 from pointsman.store import (

@@ -22,7 +22,7 @@ from pointsman.engine.configuration import turn
 from pointsman.engine.decide import Decision, decide
 from pointsman.engine.explain import explain
 from pointsman.engine.geo import UNICODE_VERSION
-from pointsman.engine.record import digest, head, written_state
+from pointsman.engine.record import digest, head, named, packed_state
 from pointsman.engine.zones import TZDATA_VERSION, zone
 from pointsman.model import Lead, instant, micros
 from pointsman.wire import plain, reason_json
@@ -87,6 +87,12 @@ def expected(vector: dict[str, Any], rows: Iterable[list[Any]]) -> dict[str, Any
         "state": written.hex(),
         "digest": digest(head(decision, indexes.version, indexes.token), written).hex(),
     }
+
+
+def written_state(decision: Decision, state: State) -> bytes:
+    """The state of a decision that was made on `state`, if the claim proves just that."""
+    used = [(number, state.usage(cap.counter)) for cap, number in named(decision)]
+    return packed_state(used, state.positions_of(decision.compared))
 
 
 def result(decision: Decision) -> dict[str, Any]:

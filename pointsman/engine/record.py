@@ -81,12 +81,6 @@ def digest(head_bytes: bytes, state: bytes) -> bytes:
     return sha256(head_bytes + state).digest()[:DIGEST_BYTES]
 
 
-def written_state(decision: Decision, state: State) -> bytes:
-    """The state of a decision that was made on `state`, if the claim proves just that."""
-    used = [(number, state.usage(cap.counter)) for cap, number in named(decision)]
-    return packed_state(used, state.positions_of(decision.compared))
-
-
 def packed_state(used: Sequence[tuple[int, int]], positions: Sequence[int]) -> bytes:
     """The state that names these counters with what they had counted, and these positions."""
     numbers = [len(used)]

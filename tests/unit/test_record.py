@@ -20,9 +20,9 @@ from pointsman.engine.record import (
     named,
     read_state,
     redecide,
-    written_state,
 )
 from pointsman.model import micros
+from tests.golden import written_state
 
 from .chance import a_case, state_of
 from .worlds import (

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pointsman.cache.indexes import Indexes
 from pointsman.claim import Batch, Beliefs
 from pointsman.engine.decide import Decision, decide
-from pointsman.engine.record import head, written_state
+from pointsman.engine.record import head
 from pointsman.model import Lead, micros
 from pointsman.store import Version
 from tests import golden
@@ -217,7 +217,7 @@ def claim(decision: Decision, known: Beliefs, decision_id: int) -> tuple[UUID | 
     record = (
         decision.winner and decision.winner.buyer_id,
         head(decision, 7, UUID(int=0)),
-        written_state(decision, known),
+        golden.written_state(decision, known),
     )
     for cap in decision.takes:
         known.note(cap, known.usage(cap.counter) + 1)
