@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -18,14 +18,12 @@ from pointsman.engine.geo import postal_code
 from pointsman.errors import HistoryPruned, NotReady, PointsmanError
 from pointsman.findings import Code, Configuration, Finding, Level, Subject, findings, in_order
 from pointsman.history import read_extent
-from pointsman.model import Lead, micros
+from pointsman.model import EARLIEST, LATEST, Lead, micros
 from pointsman.ownership import Ownership, ownership
 from pointsman.store import LONG_READ_SECONDS, Connection, Store, Version, queries_of, quote_identifier
 from pointsman.wire import reason_json
 
 COUNTERS_AT_ONCE: Final = 5_000
-EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(8999, 12, 31, tzinfo=UTC)
-"""Which instants may be asked about: with room for a window and an offset on both sides."""
 
 Progress = Callable[[str, int, int], None]
 """Hears what is being done, how much of it is done, and how much there is."""
@@ -104,7 +102,7 @@ async def who_owns(dsn: str, place: Place, at: datetime | None = None) -> Owned:
     async with _reading(dsn) as reader:
         now = await reader.now()
         if at is not None and not EARLIEST <= at <= LATEST:
-            raise UnknownInstant(f"an instant must lie between the years {EARLIEST.year} and {LATEST.year}")
+            raise UnknownInstant("an instant must lie in the years from 1970 to 8999")
         moment = now if at is None else at
         answers = [
             await reader.ownership(place, market_id, moment, is_past=moment < now)

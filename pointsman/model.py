@@ -14,6 +14,8 @@ from uuid import UUID
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+EARLIEST, LATEST = datetime(1969, 12, 31, tzinfo=UTC), datetime(9000, 1, 2, tzinfo=UTC)
+"""What can be asked about: the years 1970 to 8999 on any clock, with room for windows and openings on both sides."""
 
 
 def micros(instant: datetime) -> int:

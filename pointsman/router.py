@@ -43,7 +43,7 @@ from pointsman.errors import (
 )
 from pointsman.history import Extent, missing_version, read_extent
 from pointsman.metrics import Answer, Gauges, Metrics
-from pointsman.model import Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
+from pointsman.model import EARLIEST, LATEST, Explanation, Lead, Outcome, OutcomeKind, Record, instant, micros
 from pointsman.proof import Answers, again, compare, is_intact, require_named
 from pointsman.store import (
     Claimed,
@@ -58,8 +58,6 @@ from pointsman.store import (
     translated,
 )
 
-EARLIEST, LATEST = datetime(1969, 12, 31, tzinfo=UTC), datetime(9000, 1, 2, tzinfo=UTC)
-"""The instants that can be asked about, with room for windows and openings on both sides."""
 PLAIN_TRIES = 2
 """Tries without holding configuration still: on beliefs, then on what was read."""
 CALLERS_TRIES = 6

@@ -306,6 +306,13 @@ async def test_who_owns_on_the_command_line(database: str, connection: asyncpg.C
     assert (str(scene.two), "counts", "routed") == (found["holder"], found["chain"][0]["role"], found["outcome"])
 
 
+async def test_the_last_evening_that_can_be_asked_about_is_answered(database: str, scene: Scene) -> None:
+    ask = ("--who-owns", "60614", "--offer", scene.offer, "--market", MARKET)
+    code, out, err = await pointsman(database, *ask, "--at", "8999-12-31T23:59:59-10:00")
+    assert (0, "") == (code, err)
+    assert "Nobody holds it exclusively" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
