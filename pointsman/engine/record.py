@@ -1,6 +1,7 @@
 """The record of a decision: its canonical bytes, its digest, and the state that it rests on.
 
-The claim appends what it proved and hashes head and state in the database: `sha256(head || state)`, its first 16 bytes.
+The digest is `sha256(head || state)`, its first 16 bytes. The state is what the claim proved, which makes both in the
+database; only for a lone lead the router does, of what it believes, and the claim takes them if it proved just that.
 
 head   a sequence of fields, each its length as 4 bytes (ffffffff for null) and then its bytes, in this order: the text
        `pointsman decision 1`; the ids of lead, offer, vertical and market (16 bytes each); postal code and city (UTF-8,
