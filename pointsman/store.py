@@ -1,4 +1,4 @@
-"""Every SQL statement's Python name; rows become values here and nowhere else, and so do the driver's errors."""
+"""The router's SQL statements by name; their rows become values here, and the driver's errors ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- The router's statements, by name; store.py alone says the names. @host@ stands for the schema of the host's tables.
+-- The router's statements, by name; store.py says the names (and replay.py one of them). @host@ stands for the schema of the host's tables.
 
 -- name: installation
 -- Whether the router is installed, how far, and where the host's tables are.
