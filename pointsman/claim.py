@@ -361,7 +361,7 @@ class Batch(State):
         served = self._served_before.get(turn)
         if served is None:
             served = self._stood.get(turn)
-        return self._seen.positions.get(turn, 0) if served is None else served  # the latter: nobody compared it
+        return self._seen.positions.get(turn, 0) if served is None else served  # where nobody compared it, any will do
 
     def _put_taken_first(self) -> None:
         """Counters that leads count under, and enrollments that win, come before those that are only looked at.

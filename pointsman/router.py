@@ -68,9 +68,9 @@ an idle transaction, however many buyers each lead is compared on (500 leads of 
 DEAD_CONNECTIONS = 8
 """How many connections in a row may turn out to be dead before the database is said to be away."""
 HELD_SECONDS = 0.15
-"""How long a lead may be held before it is left to its holder, as long as the claim waits for one."""
+"""How long somebody may hold a lead before it is left to them: as long as a claim would wait for the lock."""
 PATIENCE_SECONDS = 2.0
-"""How long a batch that somebody's locks keep from being claimed is told apart, while others queue behind it."""
+"""How long a batch that somebody's locks keep from being claimed is halved to find out which leads they keep."""
 EXPLAIN_TRIES = 20
 NO_FENCE = 2**63 - 1
 """The fence where none is known: nothing is past it."""
@@ -224,7 +224,7 @@ class Router:
         """Put an answer for each of distinct leads into `answers`; raises what concerns them all.
 
         Nothing is claimed before its `turn`. After `until` (the loop's time) a batch that fails for somebody's locks is
-        parted no further.
+        not halved any more, and all of its leads are answered with that.
         """
         turn = turn or Turn()
         waiting, lost, overtaken = lead_ids, 0, None  # what was read, if configuration alone moved on
