@@ -30,11 +30,10 @@ select (select max(id) from page) as last, (select count(*) from gone) as gone
 
 -- name: delete_counters
 -- Some counters of windows that began more than $1 days ago: nothing counts in them any more, whatever decisions are kept.
-with old as (
-  select buyer_id, offer_id, kind, window_start from pointsman.cap_usage
-  where window_start < pointsman.clock() - make_interval(days => $1::int) limit $2)
-delete from pointsman.cap_usage c using old o
-where (c.buyer_id, c.offer_id, c.kind, c.window_start) = (o.buyer_id, o.offer_id, o.kind, o.window_start)
+delete from pointsman.cap_usage where ctid = any(array(
+  select ctid from pointsman.cap_usage
+  where window_start at time zone 'UTC' < (select (pointsman.clock() - make_interval(days => $1::int)) at time zone 'UTC')
+  limit $2))
 
 -- name: horizon
 -- The version that kept history may begin with: the last one that was current before $1 and that no kept decision is

@@ -124,7 +124,7 @@ from @host@.buyers b cross join lateral (select to_jsonb(b) as row) j where b.id
 -- name: usage
 -- What the router believes when it opens: every counter of a window that may still be open.
 select buyer_id, offer_id, kind, window_start, used, since from pointsman.cap_usage
-where window_start > pointsman.clock() - interval '3 days'
+where window_start at time zone 'UTC' > (select (pointsman.clock() - interval '3 days') at time zone 'UTC')
 
 -- name: positions
 -- Where every enrollment stands in the rotation.

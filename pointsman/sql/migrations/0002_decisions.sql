@@ -15,7 +15,9 @@ create table pointsman.cap_usage (
   since bigint not null default -1,
   primary key (buyer_id, offer_id, kind, window_start)
 ) with (fillfactor = 50);
-create index on pointsman.cap_usage (window_start);  -- for routers that open, and for prune: most counters are of the past
+-- For routers that open, and for prune, since most counters are of the past. An expression, since an index on the column
+-- alone is as good as the key to a plan that was made while the table was empty.
+create index cap_usage_window on pointsman.cap_usage ((window_start at time zone 'UTC'));
 
 -- Where each enrollment stands: the decision that last served it. Every routed lead writes its enrollment's row, whatever
 -- the strategy, so its lock is also the lock under which an enrollment may be counted. The row with offer_id zero is the
