@@ -15,12 +15,12 @@ from pointsman.claim import Question
 from pointsman.engine.capacity import Cap, Counter, caps
 from pointsman.engine.configuration import Image
 from pointsman.engine.geo import postal_code
-from pointsman.errors import HistoryPruned, NotReady, PointsmanError
+from pointsman.errors import HistoryPruned, PointsmanError
 from pointsman.findings import Code, Configuration, Finding, Level, Subject, findings, in_order
 from pointsman.history import read_extent
 from pointsman.model import EARLIEST, LATEST, Lead, micros
 from pointsman.ownership import Ownership, ownership
-from pointsman.store import LONG_READ_SECONDS, Connection, Store, Version, queries_of, quote_identifier
+from pointsman.store import LONG_READ_SECONDS, Connection, Store, queries_of, quote_identifier
 from pointsman.wire import reason_json
 
 COUNTERS_AT_ONCE: Final = 5_000
@@ -141,7 +141,7 @@ class _Reader:
         return now
 
     async def configuration(self, progress: Progress) -> tuple[Configuration, datetime]:
-        version, now = await self._version(), await self.now()
+        version, now = await self._store.version(self._connection), await self.now()
         total: int = await self._connection.fetchval(self._sql["sizes"])
         configuration, done = Configuration(version.number, version.token, micros(now)), 0
         for table in TABLES:
@@ -152,12 +152,6 @@ class _Reader:
                 done += len(rows)
                 progress("reading", done, total)
         return configuration, now
-
-    async def _version(self) -> Version:
-        version = await self._store.version(self._connection)
-        if version is None:
-            raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
-        return version
 
     async def trigger_findings(self) -> list[Finding]:
         """Tables whose changes no router hears of."""
@@ -222,7 +216,7 @@ class _Reader:
         return ownership(indexes, state, lead, micros(at))
 
     async def _present(self, place: Place, market_id: UUID) -> Indexes:
-        version = await self._version()
+        version = await self._store.version(self._connection)
         indexes = Indexes(version.number, version.token)
         for table in TABLES:
             for row in await self._connection.fetch(self._sql[f"near_{table}"], place.offer_id, market_id):

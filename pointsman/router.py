@@ -36,7 +36,6 @@ from pointsman.errors import (
     HistoryPruned,
     InvalidHypothesis,
     LeadNotFound,
-    NotReady,
     PointsmanError,
     Refused,
     UnsuitableTransaction,
@@ -54,6 +53,7 @@ from pointsman.store import (
     Reading,
     Store,
     Version,
+    known,
     read_record,
     translated,
 )
@@ -432,7 +432,7 @@ class Router:
         """Read leads; what can be routed of them, None if nothing can; the others' state goes into `answers`."""
         reading = await self._read(connection, lead_ids)
         leads = _open_leads(lead_ids, reading, answers)
-        return _Open(reading, leads, _known(reading.version)) if leads else None
+        return _Open(reading, leads, known(reading.version)) if leads else None
 
     async def _read(self, connection: Connection, lead_ids: Sequence[UUID]) -> Reading:
         since = perf_counter()
@@ -502,7 +502,7 @@ class Router:
                 if assignment is None:
                     return Explanation(outcome)
                 return await self._explain_record(connection, assignment.decision_id, outcome.status)
-            return await self._explain_now(connection, leads[0], _known(reading.version), micros(reading.now))
+            return await self._explain_now(connection, leads[0], known(reading.version), micros(reading.now))
 
     async def explain_hypothetical(
         self, lead: Lead | UUID | str, *, at: datetime | None = None, policy: object = None
@@ -523,7 +523,7 @@ class Router:
             if found is None:
                 raise LeadNotFound(f"no such lead: `{lead_id}`")
             now = micros(reading.now if at is None else at)
-            return await self._explain_now(connection, found, _known(reading.version), now, rules)
+            return await self._explain_now(connection, found, known(reading.version), now, rules)
 
     async def _explain_now(
         self, connection: Connection, lead: Lead, version: Version, at: int, rules: Rules | None = None
@@ -674,12 +674,6 @@ def _settled(lead_id: UUID, row: LeadRow) -> Answer:
     if lead.buyer_id is None:
         return Outcome(lead_id, OutcomeKind.NOT_VALIDATED, None, None, lead.status)
     return Outcome(lead_id, OutcomeKind.ALREADY_ROUTED, None, lead.buyer_id, lead.status, *(assignment or ()))
-
-
-def _known(version: Version | None) -> Version:
-    if version is None:
-        raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
-    return version
 
 
 def _newer_version(claimed: Claimed) -> Version | None:

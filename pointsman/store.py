@@ -20,7 +20,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pgproto import pgproto
 
-from pointsman.errors import Busy, DatabaseUnfit, PointsmanError, Refused, StoreUnavailable
+from pointsman.errors import Busy, DatabaseUnfit, NotReady, PointsmanError, Refused, StoreUnavailable
 from pointsman.model import Cause, Flag, Lead, OutcomeKind, Record
 
 LONG_READ_SECONDS = 60.0
@@ -179,6 +179,13 @@ def read_queries(text: str) -> dict[str, str]:
 def queries_of(file: str) -> Mapping[str, str]:
     """The statements of one of the package's own files, by name."""
     return read_queries((files("pointsman.sql") / f"{file}.sql").read_text("utf-8"))
+
+
+def known(version: Version | None) -> Version:
+    """The version itself; raises `NotReady` where there is none, before the baseline."""
+    if version is None:
+        raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
+    return version
 
 
 @contextmanager
@@ -545,10 +552,10 @@ class Store:
 
     # configuration
 
-    async def version(self, connection: Connection) -> Version | None:
-        """The current config version, None before the baseline."""
+    async def version(self, connection: Connection) -> Version:
+        """The current config version; raises `NotReady` before the baseline."""
         row = await connection.fetchrow(self._sql["version"])
-        return None if row is None else Version(*row)
+        return known(None if row is None else Version(*row))
 
     def images(
         self, connection: Connection, table: str, slice_rows: int

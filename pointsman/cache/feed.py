@@ -293,10 +293,7 @@ class Cache:
         """New indexes of the tables as of one moment."""
         with translated():
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                version = await self._store.version(connection)
-                if version is None:
-                    raise NotReady("the configuration has no version yet; run `pointsman migrate` to its end")
-                loading = Loading(*version)
+                loading = Loading(*await self._store.version(connection))
                 with collector.paused():
                     for table in TABLES:
                         await self._read_table(connection, table, loading)
