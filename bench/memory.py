@@ -32,7 +32,7 @@ from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, decide
 from pointsman.model import Lead, micros
 from pointsman.store import Version
-from pointsman.world import ServiceArea
+from pointsman.world import BuyerOffer, ServiceArea
 
 VERSION = Version(1, pgproto.UUID(UUID(int=1).bytes))  # as rows have it
 NOW = datetime(2026, 6, 10, 17, 0, tzinfo=UTC)
@@ -85,7 +85,7 @@ def tables(world: BenchWorld) -> list[Table]:
 def slices(name: str, rows: Iterable[Any]) -> Iterator[list[Any]]:
     """A table's rows as its statement gives them, some at a time, made just before."""
     rows = iter(rows)
-    made = area_as_loaded if name == "buyer_service_areas" else image
+    made = _AS_LOADED.get(name, image)
     while part := [made(row) for row in islice(rows, SLICE_ROWS)]:
         yield part
 
@@ -93,6 +93,18 @@ def slices(name: str, rows: Iterable[Any]) -> Iterator[list[Any]]:
 def area_as_loaded(row: ServiceArea) -> tuple[Any, ...]:
     """An area as it is loaded; all of a world's are active."""
     return row.id.bytes, row.buyer_id.bytes, row.market_id.bytes, row.scope, row.value
+
+
+def enrollment_as_loaded(row: BuyerOffer) -> tuple[Any, ...]:
+    """An enrollment as it is loaded."""
+    numbers = row.is_active, row.priority_rank, row.weight, row.hourly_cap, row.daily_cap
+    return row.buyer_id.bytes, row.offer_id.bytes, *numbers, micros(row.created_at)
+
+
+_AS_LOADED: dict[str, Callable[[Any], Any]] = {
+    "buyer_offers": enrollment_as_loaded,
+    "buyer_service_areas": area_as_loaded,
+}
 
 
 def load(world: BenchWorld) -> Indexes:
@@ -115,6 +127,8 @@ def put(loading: Loading, name: str, part: list[Any]) -> None:
     """Take a slice of a table in."""
     if name == "buyer_service_areas":
         loading.put_areas(part)
+    elif name == "buyer_offers":
+        loading.put_enrollments(part)
     else:
         loading.put(name, part)
 
@@ -315,7 +329,7 @@ def _least_of_a_load(given: Iterable[Table]) -> float:
     named = dict(given)
     places = {row[2:]: row for part in slices("buyer_service_areas", named["buyer_service_areas"]) for row in part}
     buyers = {row.id.bytes: row for row in named["buyers"]}
-    offers: dict[UUID, dict[UUID, Enrollment]] = {row.id: {} for row in named["offers"]}
+    offers: dict[bytes, dict[bytes, Enrollment]] = {row.id.bytes: {} for row in named["offers"]}
     seconds = 0.0
     with paused():
         for part in slices("buyer_service_areas", named["buyer_service_areas"]):
@@ -327,7 +341,7 @@ def _least_of_a_load(given: Iterable[Table]) -> float:
         for part in slices("buyer_offers", named["buyer_offers"]):
             began = perf_counter()
             for row in part:
-                offers[row["offer_id"]][row["buyer_id"]] = Enrollment.__new__(Enrollment)
+                offers[row[1]][row[0]] = Enrollment.__new__(Enrollment)
             seconds += perf_counter() - began
     return seconds
 

@@ -90,6 +90,8 @@ AreaKey = tuple[bytes, str | None, str | None]
 """Market, scope and value of an area; bytes are hashed in a quarter of the time that ids take."""
 AreaRow = tuple[bytes, bytes, bytes, str | None, str | None]
 """Id, buyer, market, scope and value of an area."""
+EnrollmentRow = tuple[bytes, bytes, bool | None, int | None, int | None, int | None, int | None, int | None]
+"""Buyer, offer and `OwnColumns` of an enrollment."""
 
 
 class DeletedUnderClaim(Refused):
@@ -560,8 +562,12 @@ class Store:
     def images(
         self, connection: Connection, table: str, slice_rows: int
     ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
-        """All row images of a configuration table but the areas, in slices, inside the caller's transaction."""
+        """All row images of a configuration table, in slices, inside the caller's transaction; of two see below."""
         return self._slices(connection, f"load_{table}", slice_rows)
+
+    def enrollments(self, connection: Connection, slice_rows: int) -> AsyncGenerator[list[EnrollmentRow], None]:
+        """The enrollments, in slices, inside the caller's transaction."""
+        return self._slices(connection, "load_enrollments", slice_rows)
 
     def areas(self, connection: Connection, slice_rows: int) -> AsyncGenerator[list[AreaRow], None]:
         """The areas that can count, in the order of ids, in slices, inside the caller's transaction."""

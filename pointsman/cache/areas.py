@@ -149,9 +149,9 @@ class Areas(Mapping[UUID, Area]):
         pair = self._spots.put(area_id.bytes, place.ordinal, buyer)
         return None if pair is None else Spot(self._place(pair[0]), pair[1])
 
-    def extend(self, records: Sequence[Record]) -> None:
-        """Note where many areas count that are new."""
-        self._spots.extend(records)
+    def extend(self, ids: Sequence[bytes], places: Sequence[int], buyers: Sequence[int]) -> None:
+        """Note where many areas count that are new, by ordinals of places and buyers."""
+        self._spots.extend(ids, places, buyers)
 
     def pop(self, area_id: UUID) -> Spot | None:
         """Forget an area; where it counted, None if there is none."""

@@ -304,6 +304,8 @@ class Cache:
     async def _read_table(self, connection: Connection, table: str, loading: Loading) -> None:
         if table == "buyer_service_areas":
             await take_in(self._store.areas(connection, SLICE_ROWS), loading.put_areas)
+        elif table == "buyer_offers":
+            await take_in(self._store.enrollments(connection, SLICE_ROWS), loading.put_enrollments)
         else:
             await take_in(self._store.images(connection, table, SLICE_ROWS), partial(loading.put, table))
 

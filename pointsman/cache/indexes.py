@@ -165,6 +165,18 @@ class Indexes:
         else:
             _PUT[change.table](self, change.image, version)
 
+    def enroll(self, enrollments: Iterable[Enrollment]) -> None:
+        """Put many in that are new, where each offer has a place for its own and nobody has asked for any."""
+        by_offer, by_buyer = self.enrollments, self._enrollments_of
+        for enrollment in enrollments:
+            buyer = enrollment.buyer
+            buyer_id = enrollment.buyer_id if buyer is None else buyer.id
+            by_offer[enrollment.offer_id][buyer_id] = enrollment
+            of_buyer = by_buyer.get(buyer_id)
+            if of_buyer is None:
+                of_buyer = by_buyer[buyer_id] = []
+            of_buyer.append(enrollment)
+
     def put_all(self, table: str, images: Iterable[Image]) -> None:
         """Put rows in their new places that are as of this version."""
         put, version = _PUT[table], self.version

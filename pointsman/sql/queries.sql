@@ -137,12 +137,14 @@ select * from pointsman.image_offers
 -- In the order of ids, in which markets number them; by an expression, as areas are.
 select * from pointsman.image_buyers order by uuid_send(id)
 
--- name: load_buyer_offers
-select * from pointsman.image_buyer_offers
+-- name: load_enrollments
+-- Ids are bytes, which Python hashes faster.
+select uuid_send(buyer_id), uuid_send(offer_id), is_active, priority_rank, weight, hourly_cap, daily_cap, enrolled_at
+from pointsman.image_buyer_offers
 
 -- name: load_areas
 -- Those that can count, in the order of ids, in which the cache appends them; by an expression, since a plan through the key's
--- index would read a large table row by row from all over it. Ids are bytes, which Python hashes faster.
+-- index would read a large table row by row from all over it.
 select uuid_send(id), uuid_send(buyer_id), uuid_send(market_id), scope, value
 from pointsman.image_buyer_service_areas where is_active and buyer_id is not null and market_id is not null order by 1
 

@@ -99,7 +99,7 @@ def rebuilt(rows: Mapping[tuple[str, str], Image]) -> Indexes:
 
 
 def loaded(rows: Mapping[tuple[str, str], Image]) -> Indexes:
-    """Indexes as the feed makes them: table after table, some rows at a time, areas as their statement gives them."""
+    """Indexes as the feed makes them: table after table, some rows at a time, as their statements give them."""
     loading = Loading(1, TOKEN)
     for table in TABLES:
         images = [image for (of_table, _), image in rows.items() if of_table == table]
@@ -107,6 +107,8 @@ def loaded(rows: Mapping[tuple[str, str], Image]) -> Indexes:
             some = images[start : start + 3]
             if table == "buyer_service_areas":
                 loading.put_areas([as_loaded(image) for image in some if can_count(image)])
+            elif table == "buyer_offers":
+                loading.put_enrollments([enrollment_as_loaded(image) for image in some])
             else:
                 loading.put(table, some)
     for _ in loading.file():
@@ -122,6 +124,11 @@ def can_count(area: Image) -> bool:
 def as_loaded(area: Image) -> Any:
     ids = [area[column].bytes for column in ("id", "buyer_id", "market_id")]
     return (*ids, area["scope"], area["value"])
+
+
+def enrollment_as_loaded(enrollment: Image) -> Any:
+    buyer, offer, *columns = (enrollment[column] for column in make_enrollment())  # which has them in their order
+    return (buyer.bytes, offer.bytes, *columns)
 
 
 def a_change(rng: Random, rows: dict[tuple[str, str], Image]) -> Change:

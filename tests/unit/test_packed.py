@@ -66,7 +66,7 @@ def test_many_at_once_are_as_if_one_by_one(parts):
     found = PackedMap()
     for number, (keys, in_order) in enumerate(parts):
         records = [(key, number, place) for place, key in enumerate(sorted(keys) if in_order else keys)]
-        found.extend(records)
+        found.extend(sorted(keys) if in_order else keys, [number] * len(keys), range(len(keys)))
         expected |= {key: (first, second) for key, first, second in records}
         assert same(expected, found)
     for key, pair in expected.items():
