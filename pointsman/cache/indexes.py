@@ -237,12 +237,21 @@ class Indexes:
 
     def _drop_enrollment(self, key: str) -> None:
         buyer_id, offer_id = map(UUID, key.split(":"))
-        gone = self.enrollments.get(offer_id, {}).pop(buyer_id, None)
+        of_offer = self.enrollments.get(offer_id, {})
+        gone = of_offer.pop(buyer_id, None)
         if gone is None:
             return
-        self._enrollments_of[buyer_id].remove(gone)
-        for market, number in self._in_cells(gone):
-            market.drop(number, offer_id)
+        of_buyer = self._enrollments_of[buyer_id]
+        of_buyer.remove(gone)
+        if not of_buyer:
+            del self._enrollments_of[buyer_id]
+        if of_offer:
+            for market, number in self._in_cells(gone):
+                market.drop(number, offer_id)
+        else:
+            del self.enrollments[offer_id]
+            for market in self._markets_with_cells.pop(offer_id, ()):
+                market.forget(offer_id)
 
     def _in_cells(self, enrollment: Enrollment) -> Iterator[tuple[Market, int]]:
         """The markets with a cell of the offer that the buyer is in, and its number in each."""
@@ -306,6 +315,17 @@ class Indexes:
         if not place.holders:
             del market.places[place.scope][place.value]
             self.areas.abandon(place)
+        if not market.numbers:
+            self._close(market)
+
+    def _close(self, market: Market) -> None:
+        """Forget a market that nobody takes leads in any more."""
+        del self.markets[market.id]
+        for offer_id in market.cells:
+            markets = self._markets_with_cells[offer_id]
+            markets.remove(market)
+            if not markets:
+                del self._markets_with_cells[offer_id]
 
     def _put_exclusivity(self, image: Image, version: int) -> None:
         self._drop_exclusivity(image["id"])

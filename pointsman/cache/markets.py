@@ -139,6 +139,11 @@ class Market:
             self.found.clear()
             cell.drop(number)
 
+    def forget(self, offer_id: UUID) -> None:
+        """Take out what an offer has here that has no enrollments any more."""
+        self.found.clear()
+        del self.cells[offer_id]
+
     def covering(self, lead: Lead, cell: Cell) -> tuple[Enrollment, ...]:
         """The enrollments in a cell of buyers with an area that holds the lead, in order of buyers."""
         numbers = self._holding(geo.postal_code(lead.postal_code), geo.city(lead.city), cell.enrolled)
