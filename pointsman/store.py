@@ -88,8 +88,8 @@ _CLAIM_OF_NOBODY: tuple[Any, ...] = (
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 AreaKey = tuple[bytes, str | None, str | None]
 """Market, scope and value of an area; bytes are hashed in a quarter of the time that ids take."""
-AreaRow = tuple[bytes, bytes, bytes, str | None, str | None]
-"""Id, buyer, market, scope and value of an area."""
+AreaRow = tuple[bytes, int | None, bytes | None, bytes, str | None, str | None]
+"""Id, buyer, market, scope and value of an area; the buyer is its place among all, in order of ids, or else its id."""
 EnrollmentRow = tuple[bytes, bytes, bool | None, int | None, int | None, int | None, int | None, int | None]
 """Buyer, offer and `OwnColumns` of an enrollment."""
 

@@ -24,9 +24,9 @@ _NOWHERE = -1
 class Loading:
     """Indexes at one version while rows come in, each table's after those that it names.
 
-    Areas and enrollments are most of the rows, and nearly each of them names a buyer, and a place or an offer, that
-    others have named before: what ids and texts mean is looked up once for all of them. Who is where is noted, and
-    filed when all areas are there, since only then is it known who is in a market, and in which order.
+    Areas and enrollments are most of the rows, and nearly each of them names a place or an offer that others have named
+    before: what ids and texts mean is looked up once for all of them. Who is where is noted, and filed when all areas
+    are there, since only then is it known who is in a market, and in which order.
     """
 
     def __init__(self, version: int, token: UUID) -> None:
@@ -39,13 +39,15 @@ class Loading:
         self._in_order = 0  # ordinals below it are in the order of ids
 
     def put(self, table: str, images: Sequence[Image]) -> None:
-        """Take rows of a table in; buyers in the order of ids, or nothing is found in their order without sorting."""
+        """Take rows of a table in; buyers in the order of ids, since areas have them by their places in it."""
         self.indexes.put_all(table, images)
         if table == "buyers":
             for image in images:
                 buyer = self.indexes.buyers[image["id"]]
                 self._ordinal(buyer.holder)
                 self._buyers.append(buyer)
+            if self._in_order < len(self._buyers):
+                raise ValueError("buyers have to be loaded in the order of their ids")
 
     def put_enrollments(self, rows: Sequence[EnrollmentRow]) -> None:
         """Take enrollments in."""
@@ -65,15 +67,14 @@ class Loading:
         """Take active areas in."""
         if not rows:
             return
-        ids, buyer_ids, *keys = zip(*rows, strict=True)
+        ids, buyers, strangers, *keys = zip(*rows, strict=True)
         places = list(map(self._places.__getitem__, zip(*keys, strict=True)))
         if _NOWHERE in places:
             self.put_areas([row for row, place in zip(rows, places, strict=True) if place != _NOWHERE])
             return
-        try:
-            buyers = list(map(self._roster.ordinals.__getitem__, buyer_ids))
-        except KeyError:  # areas of a buyer that is not there
-            buyers = list(map(self._ordinal, buyer_ids))
+        if None in buyers:
+            named = zip(buyers, strangers, strict=True)
+            buyers = tuple(self._ordinal(stranger) if buyer is None else buyer for buyer, stranger in named)
         deque(map(array.append, map(self._places.holders.__getitem__, places), buyers), maxlen=0)
         self.indexes.areas.extend(ids, places, buyers)
 

@@ -144,9 +144,13 @@ from pointsman.image_buyer_offers
 
 -- name: load_areas
 -- Those that can count, in the order of ids, in which the cache appends them; by an expression, since a plan through the key's
--- index would read a large table row by row from all over it.
-select uuid_send(id), uuid_send(buyer_id), uuid_send(market_id), scope, value
-from pointsman.image_buyer_service_areas where is_active and buyer_id is not null and market_id is not null order by 1
+-- index would read a large table row by row from all over it. A buyer is its place in load_buyers, which the cache has it by:
+-- to look a million of them up takes the server a third of what it takes Python. Only who is not there is named.
+select uuid_send(a.id), b.place, case when b.place is null then uuid_send(a.buyer_id) end, uuid_send(a.market_id), a.scope, a.value
+from pointsman.image_buyer_service_areas a
+left join (select id, row_number() over (order by uuid_send(id))::int - 1 as place from pointsman.image_buyers) b
+  on b.id = a.buyer_id
+where a.is_active and a.buyer_id is not null and a.market_id is not null order by 1
 
 -- name: load_offer_exclusivities
 select * from pointsman.image_offer_exclusivities

@@ -297,6 +297,23 @@ async def test_area_twice_is_an_area_once_until_both_are_gone(database: str, con
     assert ["routed"] * 3 + ["no_route"] == found
 
 
+async def test_area_that_was_there_before_its_buyer_counts_when_the_buyer_comes(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await connection.execute(LOOSE)
+    offer = await make_offer(connection)
+    others = [await make_candidate(connection, offer, enrollment={"priority_rank": 2}) for _ in range(3)]
+    await make_policy(connection)
+    late = uuid4()
+    await make_area(connection, late)
+    async with Router.open(database) as router:
+        assert (await router.route(await make_lead(connection, offer))).buyer_id in others
+        await make_buyer(connection, id=late)
+        await enroll(connection, late, offer, priority_rank=1)
+        assert (await router.route(await make_lead(connection, offer))).buyer_id == late
+        assert {} == await router.cache.verify()
+
+
 async def test_bad_exclusivity_holds_nothing(database: str, connection: asyncpg.Connection) -> None:
     await connection.execute(LOOSE)
     offer = await make_offer(connection)
