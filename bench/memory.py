@@ -32,7 +32,7 @@ from pointsman.engine.configuration import Enrollment
 from pointsman.engine.decide import Decision, decide
 from pointsman.model import Lead, micros
 from pointsman.store import Version
-from pointsman.world import BuyerOffer, ServiceArea
+from pointsman.world import Buyer, BuyerOffer, ServiceArea
 
 VERSION = Version(1, pgproto.UUID(UUID(int=1).bytes))  # as rows have it
 NOW = datetime(2026, 6, 10, 17, 0, tzinfo=UTC)
@@ -71,16 +71,25 @@ def image(row: Any) -> dict[str, Any]:
     return columns
 
 
+class AreasOfBuyers:
+    """Areas, each with the place of its buyer among all; they last as long as this, whoever walks through them."""
+
+    def __init__(self, areas: Sequence[ServiceArea], buyers: Iterable[Buyer]) -> None:
+        self._areas = areas
+        self._places = {buyer.id: place for place, buyer in enumerate(buyers)}
+
+    def __iter__(self) -> Iterator[tuple[ServiceArea, int]]:
+        return ((area, self._places[area.buyer_id]) for area in self._areas)
+
+
 def tables(world: BenchWorld) -> list[Table]:
-    """The tables of a world in the order of loading, buyers and areas by their ids, areas with their buyers' places."""
+    """The tables of a world in the order of loading, buyers and areas by their ids."""
     buyers = sorted(world.buyers(), key=attrgetter("id.int"))
-    places = {buyer.id: place for place, buyer in enumerate(buyers)}
-    areas = sorted(world.areas(), key=attrgetter("id.int"))
     return [
         ("offers", (*world.offers, world.hot_offer)),
         ("buyers", buyers),
         ("buyer_offers", world.enrollments()),
-        ("buyer_service_areas", ((area, places[area.buyer_id]) for area in areas)),
+        ("buyer_service_areas", AreasOfBuyers(sorted(world.areas(), key=attrgetter("id.int")), buyers)),
         ("routing_policies", world.policies),
     ]
 
@@ -303,7 +312,10 @@ def _weight(loading: Loading, table: str, rows: Iterable[Any]) -> int:
     before = _resident()
     for part in slices(table, rows):
         put(loading, table, part)
-    return _resident() - before
+    taken = _resident() - before
+    if taken < 0:
+        raise AssertionError(f"something else was freed while {table} were loaded, so it is not known what they weigh")
+    return taken
 
 
 def measure_load(figures: Figures, rounds: int, buyers: int) -> None:
