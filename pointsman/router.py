@@ -649,7 +649,7 @@ async def _remembered(store: Store, cache: Cache) -> Beliefs:
         for row in rows:
             beliefs.positions[cache.turn(row["buyer_id"], row["offer_id"])] = row["position"]
 
-    async with store.reader() as connection, connection.transaction(readonly=True):
+    async with store.connection() as connection, connection.transaction(readonly=True):
         with collector.paused():
             await take_in(store.usage(connection, SLICE_ROWS), use)
             await take_in(store.positions(connection, SLICE_ROWS), stand)

@@ -20,6 +20,7 @@ from uuid import UUID
 import asyncpg
 
 from tests.invariants import Answer, Witness, violations
+from tests.stage import until
 from tests.storm import world
 from tests.storm.callers import HUNG_SECONDS
 from tests.storm.faults import Faults, Restart
@@ -97,6 +98,14 @@ class RouterProcess:
                 stderr=output,
             )
 
+    async def opened(self) -> None:
+        """Wait until its router is open, or it has ended without."""
+
+        async def is_open() -> bool:
+            return self._process is None or self._process.returncode is not None or self.notes[-1].stat().st_size > 0
+
+        await until(is_open, "the opening of a router")
+
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 
@@ -151,6 +160,7 @@ async def run(plan: Plan, dsn: str, restart: Restart | None = None) -> Report:
             ]
             stack.callback(lambda: [process.end() for process in processes])
             await asyncio.gather(*(process.start() for process in processes))
+            await asyncio.gather(*(process.opened() for process in processes))  # who is killed opens in the storm
             writers = Writers(dsn, scene, plan.seed, plan.areas, plan.pause)
             faults = Faults(
                 *(dsn, routing, listening, list(processes), plan.seed),
