@@ -38,7 +38,7 @@ from tests.builders import (
     make_policy,
     rules,
 )
-from tests.stage import codes, records, set_clock, version, waiting_for_a_lock, why_not, written
+from tests.stage import another, codes, records, set_clock, version, waiting_for_a_lock, why_not, written
 
 NOON = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)  # a Wednesday in Chicago, where it is 12:00
 HOUR = {"window_start": NOON, "window_end": NOON + timedelta(hours=1)}
@@ -85,12 +85,12 @@ async def test_explanations_that_wait_keep_no_lead_waiting(database: str, connec
     offer = await make_offer(connection)
     await make_candidate(connection, offer)
     await make_policy(connection)
-    async with Router.open(database, connections=2) as router:
+    async with Router.open(database, connections=2) as router, another(database) as host:
         first = await router.route(await make_lead(connection, offer))
         assert first.decision_id is not None
         leads = [await make_lead(connection, offer) for _ in range(20)]
-        async with connection.transaction():
-            await connection.execute("lock table pointsman.pruned in access exclusive mode")
+        async with host.transaction():
+            await host.execute("lock table pointsman.pruned in access exclusive mode")
             explaining = [asyncio.create_task(router.explain_decision(first.decision_id)) for _ in range(6)]
             await waiting_for_a_lock(connection)
             answers = await router.route_many(leads)
